@@ -20,12 +20,13 @@ The whole page: docs/formats/record-batch.md.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from crc32c import crc32c
 
 from logstore.errors import CorruptBatch, UnsupportedFormat
-from logstore.types import Buffer, Offset, TimestampMs
+from logstore.types import Buffer, Offset, Position, TimestampMs
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
 assert HEADER.size == 61
@@ -42,8 +43,13 @@ TRANSACTIONAL_MASK = 0x10
 CONTROL_MASK = 0x20
 DELETE_HORIZON_MASK = 0x40
 
+MAX_TIMESTAMP_POSITION = 35
+OFFSET_MAX = 2**63 - 1
+
 _BASE_OFFSET = struct.Struct(">q")
 _LENGTH = struct.Struct(">i")
+_CRC_AND_ATTRIBUTES = struct.Struct(">Ih")
+_MAX_TIMESTAMP = struct.Struct(">q")
 
 
 class BatchHeader(NamedTuple):
@@ -102,23 +108,60 @@ def stamp_offset(buffer: bytearray | memoryview, position: int, base_offset: Off
     _LENGTH.pack_into(buffer, position + LENGTH_PREFIX_BYTES, leader_epoch)
 
 
+def stamp_log_append_time(buffer: bytearray | memoryview, position: int, now_ms: TimestampMs) -> None:
+    """Make every record of the batch at `position` bear the time `now_ms`, in place, and set the CRC anew.
+
+    Only the timestamp type and the maximum timestamp change: readers take it for each record (KIP-32). The batch must
+    have passed `check`; the cost is one CRC over it.
+    """
+    header = read_header(buffer, position)
+    _MAX_TIMESTAMP.pack_into(buffer, position + MAX_TIMESTAMP_POSITION, now_ms)
+    attributes = header.attributes | TIMESTAMP_TYPE_MASK
+    _CRC_AND_ATTRIBUTES.pack_into(buffer, position + CRC_POSITION, 0, attributes)
+    with memoryview(buffer) as view:
+        crc = crc32c(view[position + ATTRIBUTES_POSITION : position + header.size_bytes])
+    _CRC_AND_ATTRIBUTES.pack_into(buffer, position + CRC_POSITION, crc, attributes)
+
+
+def iter_headers(
+    buffer: Buffer, position: Position = 0, end: Position | None = None
+) -> Iterator[tuple[Position, BatchHeader]]:
+    """(position, header) of each whole batch in `buffer[position:end]`, hopping by their lengths; nothing is checked
+    but the lengths.
+
+    Ends before a batch that is cut by `end`. Raises `CorruptBatch` for a length below that of a header.
+    """
+    end = len(buffer) if end is None else min(end, len(buffer))
+    while end - position >= HEADER_BYTES:
+        header = read_header(buffer, position)
+        if header.size_bytes < HEADER_BYTES:
+            raise CorruptBatch(f"batch of {header.size_bytes} bytes at byte {position}")
+        if header.size_bytes > end - position:
+            return
+        yield position, header
+        position += header.size_bytes
+
+
 def check(buffer: memoryview, position: int = 0) -> BatchHeader:
     """The header of the batch at `position`, after the whole batch was found to be what its producer sent.
 
     Checked: the batch lies whole within `buffer`, magic 2, CRC32C over everything behind it, counts that agree
-    (`last_offset_delta + 1 == record_count` unless compaction took records out, never negative). No record is decoded.
+    (`last_offset_delta + 1 == record_count` unless compaction took records out, never negative), and a last offset
+    below 2^63. No record is decoded.
     Raises `CorruptBatch`, or `UnsupportedFormat` for another magic.
     """
-    header = read_header(buffer, position)
-    if header.magic != MAGIC:
+    left = len(buffer) - position
+    if left > MAGIC_POSITION and (magic := buffer[position + MAGIC_POSITION]) != MAGIC:
         raise UnsupportedFormat(
-            f"record format v{header.magic} is not taken", hint="produce RecordBatch v2 (any client since Kafka 0.11)"
+            f"record format v{magic} is not taken", hint="produce RecordBatch v2 (any client since Kafka 0.11)"
         )
-    end = position + header.size_bytes
-    if header.size_bytes < HEADER_BYTES or end > len(buffer):
-        raise CorruptBatch(f"batch of {header.size_bytes} bytes where {len(buffer) - position} are left")
-    if crc32c(buffer[position + ATTRIBUTES_POSITION : end]) != header.crc:
+    header = read_header(buffer, position)
+    if not HEADER_BYTES <= header.size_bytes <= left:
+        raise CorruptBatch(f"batch of {header.size_bytes} bytes where {left} are left")
+    if crc32c(buffer[position + ATTRIBUTES_POSITION : position + header.size_bytes]) != header.crc:
         raise CorruptBatch(f"CRC32C of the batch at byte {position} is not {header.crc:#010x}")
     if header.last_offset_delta < 0 or not 0 <= header.record_count <= header.last_offset_delta + 1:
         raise CorruptBatch(f"{header.record_count} records for offset deltas 0..{header.last_offset_delta}")
+    if header.last_offset > OFFSET_MAX:
+        raise CorruptBatch(f"base offset {header.base_offset} leaves no room for {header.last_offset_delta} more")
     return header
