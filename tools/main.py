@@ -1,0 +1,123 @@
+"""The `logstore` command. One module per verb, imported when the verb is called, so that `--help` is quick.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A reader that closes the pipe ends a verb silently.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Final, cast
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from logstore.errors import LogstoreError
+from tools.output import Failure
+
+VERBS: Final[dict[str, tuple[str, str]]] = {
+    "serve": ("tools.serve", "Run a broker: Kafka protocol and HTTP over one directory."),
+    "topic": ("tools.topic", "Create, list, describe, alter and delete topics."),
+    "produce": ("tools.produce", "Write records from lines or JSON."),
+    "consume": ("tools.consume", "Read records."),
+    "group": ("tools.group", "List, describe, reset and delete consumer groups."),
+    "segment": ("tools.segment", "Look at, check and repair log files, with no server."),
+}
+"""Verb -> module that has its `app`, line of help."""
+
+# typer's own base class of wrong usage: it exports only this child.
+_UsageError: Final = cast(type[Exception], typer.BadParameter.__mro__[1])
+
+
+class _Verbs(TyperGroup):
+    """Knows the verbs by name and line of help; the real command takes the place of that when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in VERBS:
+            verb: typer.Typer = import_module(VERBS[name][0]).app
+            verb.rich_markup_mode = None  # plain help text everywhere: quick, and the same in a pipe
+            command = typer.main.get_command(verb)
+        return name, command, rest
+
+
+app = typer.Typer(cls=_Verbs, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"logstore {version('logstore-engine')}")
+        except PackageNotFoundError:
+            print("logstore, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """An append-only log that Kafka clients, HTTP clients and Python programs share.
+
+    Start one with `logstore serve`, then try `echo hello | logstore produce greetings` and
+    `logstore consume greetings -o start`.
+    """
+
+
+def command() -> TyperGroup:
+    """The whole command, with a stand-in for each verb."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, (_, help_line) in VERBS.items():
+        group.add_command(TyperCommand(name, help=help_line))
+    return group
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one command line; the exit code. Everything that can go wrong with it becomes one line on stderr."""
+    group = command()
+    try:
+        with group.make_context("logstore", list(args) or ["--help"]) as context:
+            group.invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # Nobody reads stdout any more: that ends the work, and is no failure. Python flushes it once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (LogstoreError, Failure) as error:
+        return _fail(str(error), getattr(error, "exit_code", 1))
+    except _UsageError as error:
+        known = getattr(error, "ctx", None)
+        path = known.command_path if known is not None else " ".join(["logstore", *(v for v in args[:1] if v in VERBS)])
+        return _fail(f"{_message(error).rstrip('.')} (see `{path} --help`)", 2)
+    return 0
+
+
+def _message(error: BaseException) -> str:
+    message: str = getattr(error, "format_message", error.__str__)()
+    return message
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """The entry point."""
+    if "_LOGSTORE_COMPLETE" in os.environ:
+        command().main(prog_name="logstore")
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the verbs share: how they print, and how they fail. Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
+import typer
+
+
+class Failure(Exception):
+    """A verb that could not do what it was asked: one line on stderr, and an exit code."""
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 1) -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.exit_code = exit_code
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+FormatOption: TypeAlias = Annotated[
+    Format, typer.Option("--format", envvar="LOGSTORE_FORMAT", help="How data is printed: for people or for programs.")
+]
+BootstrapOption: TypeAlias = Annotated[
+    str, typer.Option("--bootstrap", "-b", envvar="LOGSTORE_BOOTSTRAP", help="HOST:PORT of the server's Kafka address.")
+]
+BOOTSTRAP = "127.0.0.1:9092"
+
+
+def print_json(document: object) -> None:
+    """One JSON document."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Columns as wide as their widest cell: numbers to the right, None as `-`, at least two spaces between."""
+    table = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *table, strict=True)]
+    numeric = [all(_is_number(cell) for cell in column) for column in zip(*table, strict=True)] or [False] * len(head)
+    for line in (head, *table):
+        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def note(text: str) -> None:
+    """A line for people, beside the data."""
+    print(text, file=sys.stderr)
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.lstrip("-").isdigit()
