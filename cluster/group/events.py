@@ -1,0 +1,252 @@
+"""What a group is asked and what it answers: plain values, the words of the Kafka protocol. Pure.
+
+A request that cannot be answered yet is parked under its token, a number the runtime gives; its reply is then an effect
+of a later decision. Source: JoinGroup v0-9, SyncGroup v0-5, Heartbeat v0-4, LeaveGroup v0-5, OffsetCommit v2-9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from cluster.error_codes import ErrorCode
+from cluster.group.state import GroupState, JoinedMember
+
+NO_GENERATION: Final = -1
+NO_TOKEN: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JoinGroup:
+    """`protocols` in the member's order of preference: (name, metadata). `member_id` is "" on the first try."""
+
+    member_id: str
+    protocol_type: str
+    protocols: tuple[tuple[str, bytes], ...]
+    session_timeout_ms: int
+    rebalance_timeout_ms: int
+    """In v0, which has none, the session timeout."""
+    instance_id: str | None = None
+    client_id: str = ""
+    client_host: str = ""
+    requires_member_id: bool = True
+    """v4 and newer: a new dynamic member is sent back with an id first (KIP-394)."""
+    can_skip_assignment: bool = True
+    """v9 and newer: a returning static leader may be told that it leads but need not assign (KIP-814)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncGroup:
+    """`assignments` by member id; empty from followers. The protocol's type and name are checked if given (v5)."""
+
+    member_id: str
+    generation: int
+    instance_id: str | None = None
+    protocol_type: str | None = None
+    protocol: str | None = None
+    assignments: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    member_id: str
+    generation: int
+    instance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeavingMember:
+    """An administrator may name a static member by its instance id alone, with member id ""."""
+
+    member_id: str
+    instance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveGroup:
+    members: tuple[LeavingMember, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """`commit_timestamp_ms` is wall time; the runtime stamps it."""
+
+    offset: int
+    leader_epoch: int = -1
+    metadata: str = ""
+    commit_timestamp_ms: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetCommit:
+    """Offsets by internal partition id. Without membership: generation -1 and member id ""."""
+
+    offsets: Mapping[int, CommittedOffset]
+    member_id: str = ""
+    generation: int = NO_GENERATION
+    instance_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteGroup:
+    """The group must be empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOffsets:
+    """By internal partition id, with the topic's name: a topic that members subscribe to keeps its offsets."""
+
+    partitions: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimer:
+    """A member has to be heard of until then."""
+
+    member_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingTimer:
+    """A member that was sent back with an id has to return until then."""
+
+    member_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinTimer:
+    """Members have to rejoin until then; numbered by the generation that ends."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTimer:
+    """Members have to ask for their assignment until then."""
+
+    generation: int
+
+
+TimerKey: TypeAlias = SessionTimer | PendingTimer | JoinTimer | SyncTimer
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """Whoever delivers it makes sure that the key was not armed anew meanwhile."""
+
+    key: TimerKey
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The group was restored from its row: members are given a whole session to be heard of."""
+
+
+MembershipEvent: TypeAlias = JoinGroup | SyncGroup | Heartbeat | LeaveGroup | TimerFired | Loaded
+Request: TypeAlias = JoinGroup | SyncGroup | Heartbeat | LeaveGroup | OffsetCommit | DeleteGroup | DeleteOffsets
+
+
+@dataclass(frozen=True, slots=True)
+class JoinReply:
+    """`members` is filled for the leader only."""
+
+    error: ErrorCode
+    member_id: str = ""
+    generation: int = NO_GENERATION
+    protocol_type: str | None = None
+    protocol: str | None = None
+    leader: str = ""
+    skip_assignment: bool = False
+    members: tuple[JoinedMember, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReply:
+    error: ErrorCode
+    assignment: bytes = b""
+    protocol_type: str | None = None
+    protocol: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    error: ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveReply:
+    """`members` mirrors the request, each with its own code; v0-2 answer with the first of them."""
+
+    error: ErrorCode
+    members: tuple[tuple[LeavingMember, ErrorCode], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CommitReply:
+    """`partitions` holds the refused ones only; `error`, if any, is everybody's."""
+
+    error: ErrorCode
+    partitions: Mapping[int, ErrorCode] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteGroupReply:
+    error: ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOffsetsReply:
+    """`partitions` holds the refused ones only; `error`, if any, is everybody's."""
+
+    error: ErrorCode
+    partitions: Mapping[int, ErrorCode] = field(default_factory=dict)
+
+
+Reply: TypeAlias = (
+    JoinReply | SyncReply | HeartbeatReply | LeaveReply | CommitReply | DeleteGroupReply | DeleteOffsetsReply
+)
+
+_REFUSALS: Final[Mapping[type[Request], type[Reply]]] = {
+    JoinGroup: JoinReply,
+    SyncGroup: SyncReply,
+    Heartbeat: HeartbeatReply,
+    LeaveGroup: LeaveReply,
+    OffsetCommit: CommitReply,
+    DeleteGroup: DeleteGroupReply,
+    DeleteOffsets: DeleteOffsetsReply,
+}
+
+
+def refuse(request: Request, error: ErrorCode) -> Reply:
+    """The reply that says nothing but `error`."""
+    if isinstance(request, JoinGroup):
+        return JoinReply(error, request.member_id)
+    return _REFUSALS[type(request)](error)
+
+
+@dataclass(frozen=True, slots=True)
+class ArmTimer:
+    """Replaces whatever deadline the key had. Monotonic milliseconds."""
+
+    key: TimerKey
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    key: TimerKey
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an event leads to. Order of carrying it out: save, apply, timers, replies.
+
+    `state` is what the group becomes, None if it stays as it is. With `save`, that state must be durable before it is
+    applied; if it cannot be saved, the decision is dropped whole.
+    """
+
+    replies: tuple[tuple[int, Reply], ...] = ()
+    timers: tuple[ArmTimer | CancelTimer, ...] = ()
+    state: GroupState | None = None
+    save: bool = False
