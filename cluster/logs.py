@@ -1,8 +1,8 @@
 """The bytes of every partition behind one interface: `LogStore`, and `LocalLogStore` over this node's own directory.
 
 Above this line a partition is a number and an offset is unknown until the append's answer is in; below it are files.
-`append` fixes the order and returns at once; nothing is readable or acknowledged before `end_of_turn`, which writes what
-one turn of the loop has collected, one system call a partition, and hands `acks=all` answers to the group commit.
+`append` fixes the order and returns at once; nothing is readable or acknowledged before `end_of_turn`, which writes
+what one turn of the loop has collected, one system call a partition, and hands `acks=all` answers to the group commit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cluster.pending import Pending
 from cluster.scheduler import Scheduler, Timer
 from cluster.waits import Waiter, Waits
 from logstore.clock import Clock
-from logstore.config import FlushPolicy, TopicConfig
+from logstore.config import TopicConfig
 from logstore.errors import Closed, LogstoreError, UnknownTopicOrPartition
 from logstore.log.group_commit import GroupCommit
 from logstore.log.partition_log import AppendResult, PartitionLog
@@ -141,6 +141,7 @@ class LocalLogStore:
             log = self._logs.get(partition_id) or self._log(partition_id)
             result = log.append(records, now_ms=self._clock.now_ms())
         except LogstoreError as error:
+            self._fail_lost(partition_id, error)
             answer.fail(error)
             return answer
         staged = self._staged.get(partition_id)
@@ -156,22 +157,37 @@ class LocalLogStore:
             return
         staged_of, self._staged = self._staged, {}
         for partition_id, staged in staged_of.items():
+            log = staged.log
+            failure: LogstoreError | None = None
             try:
-                staged.log.write()
+                log.write()
             except LogstoreError as error:
-                for _, answer, _ in staged.answers:
-                    answer.fail(error)
-                continue
+                failure = error
             for result, answer, durable in staged.answers:
-                if durable and result.last_offset >= staged.log.durable_offset and self._waits_for_fsync(staged.log):
-                    self._group_commit.commit(staged.log, result.last_offset + 1, _settler(answer, result))
+                # A roll within the turn may have written the first of them before the write failed: those stand.
+                if failure is not None and result.last_offset >= log.high_watermark:
+                    answer.fail(failure)
+                elif durable:
+                    self._group_commit.commit(log, result.last_offset + 1, _settler(answer, result))
                 else:
                     answer.resolve(result)
             self._wake(self._waits.appended(partition_id, staged.size_bytes))
 
-    @staticmethod
-    def _waits_for_fsync(log: PartitionLog) -> bool:
-        return log.config.flush_policy is FlushPolicy.ACKS
+    def _fail_lost(self, partition_id: int, error: LogstoreError) -> None:
+        """A roll that was due may have failed to write what this turn had staged before: tell those now.
+
+        Later appends of the turn may get the same offsets, after which nothing would tell the two apart.
+        """
+        staged = self._staged.get(partition_id)
+        if staged is None:
+            return
+        kept = []
+        for entry in staged.answers:
+            if entry[0].last_offset >= staged.log.log_end_offset:
+                entry[1].fail(error)
+            else:
+                kept.append(entry)
+        staged.answers = kept
 
     # --- read --------------------------------------------------------------------------------------------------------
 

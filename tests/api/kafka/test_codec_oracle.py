@@ -16,7 +16,6 @@ import pytest
 from api.kafka import codec
 from api.kafka.messages import APIS
 
-pytest.importorskip("kio")
 
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_writer
