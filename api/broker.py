@@ -12,6 +12,7 @@ import contextlib
 import gc
 import logging
 import signal
+from importlib import import_module
 from typing import NamedTuple
 
 from api.kafka.dispatch import Dispatcher
@@ -106,14 +107,31 @@ class Broker:
         undo.push_async_callback(server.close, _DRAIN_MS)
         maintenance = loop.create_task(self._maintain(store))
         undo.callback(maintenance.cancel)
-        http = await self._start_http(node)
+        http = await self._start_http(node, server)
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         return Addresses(kafka, http)
 
-    async def _start_http(self, node: Node) -> tuple[str, int] | None:
-        return None
+    async def _start_http(self, node: Node, kafka: KafkaServer) -> tuple[str, int] | None:
+        if self._settings.http is None:
+            return None
+        loop = asyncio.get_running_loop()
+        sock = await bind(loop, *self._settings.http)
+        self._undo.callback(sock.close)
+        # Kafka clients are answered meanwhile: these imports take longer than all of the start before.
+        await loop.run_in_executor(None, import_module, "api.http.app")
+        from api.http.app import create_app
+        from api.http.lifecycle import Lifecycle
+        from api.http.server import HttpServer
+        from api.measures import consumer_groups, kafka_door
+
+        lifecycle = Lifecycle()
+        app = create_app(node, clock=self._clock, lifecycle=lifecycle, stats=(kafka_door(kafka), consumer_groups(node)))
+        server = HttpServer(app, sock, lifecycle)
+        address = await server.start()
+        self._undo.push_async_callback(server.stop, _DRAIN_MS)
+        return address
 
     async def _maintain(self, store: Store) -> None:
         while True:
