@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class TopicImage:
+class TopicImage(Struct, frozen=True):
     """One topic. `partition_ids[index]` is the dense internal id of partition `index`; ids are never used twice."""
 
     name: str
@@ -24,8 +24,7 @@ class TopicImage:
     """The metadata version of its last change."""
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerImage:
+class BrokerImage(Struct, frozen=True):
     """One node as clients should reach it. `epoch` counts its starts."""
 
     node_id: int
@@ -35,8 +34,7 @@ class BrokerImage:
     rack: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MetaDelta:
+class MetaDelta(Struct, frozen=True):
     """What changed after version `since`, up to and including `version`: whole rows, so applying twice is safe."""
 
     since: int

@@ -13,8 +13,9 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeAlias, overload
+
+from msgspec.structs import replace
 
 from cluster.config import BrokerConfig
 from cluster.error_codes import ErrorCode

@@ -16,7 +16,8 @@ import typer
 
 if TYPE_CHECKING:
     from logstore.record.batch import BatchHeader
-    from logstore.segment.inspect import FoundBatch, VerifyReport
+    from logstore.segment.inspect import FoundBatch
+    from logstore.segment.verify import VerifyReport
     from logstore.types import Record
 
 app = typer.Typer(name="segment", help="Look at segment files offline: ours or Kafka's.", no_args_is_help=True)
@@ -89,7 +90,7 @@ def verify(
 ) -> None:
     """Check CRCs, lengths, offsets and indexes of every segment under PATHS; exit 1 when anything is damaged."""
     from logstore.errors import InvalidRequest
-    from logstore.segment.inspect import verify_segment
+    from logstore.segment.verify import verify_segment
 
     failed = False
     for log in _find_logs(paths):

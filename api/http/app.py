@@ -52,7 +52,7 @@ def create_app(
     limits: HttpLimits | None = None,
     executor: Executor | None = None,
 ) -> HttpApp:
-    """The application for an ASGI server.
+    """The application for an ASGI server. Takes tens of milliseconds; any thread may call it.
 
     Args: `lifecycle`, set to ready and draining by whoever runs the server; `stats`, more numbers for `/metrics`;
         `executor`, the threads for large bodies (default: the loop's own).
@@ -165,6 +165,7 @@ def _rest(app: HttpApp, stats: Sequence[MeasureSource]) -> FastAPI:
         title="logstore",
         version=operation.package_version(),
         description=_DESCRIPTION,
+        openapi_url=None,  # served by `operation`: making it takes too long for the loop
         docs_url=None,
         redoc_url=None,
         exception_handlers={

@@ -85,4 +85,8 @@ class Door:
         """`call()`, in a thread when it is about so many bytes that the loop's other clients would feel it."""
         if size_bytes <= _INLINE_BYTES_MAX:
             return call()
+        return await self.beside(call)
+
+    async def beside(self, call: Callable[[], T]) -> T:
+        """`call()` in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)

@@ -7,7 +7,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from api.http import metrics
 from api.http.docs_page import docs_page
@@ -74,9 +74,13 @@ def router(door: Door, sources: Sequence[metrics.MeasureSource], openapi: Callab
         text, content_type = await door.work(series * 1000, lambda: metrics.render(measures, accept))
         return Response(text, headers={"content-type": content_type})
 
+    @routes.get("/openapi.json", include_in_schema=False)
+    async def document() -> JSONResponse:
+        return JSONResponse(await door.beside(openapi))
+
     @routes.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        return HTMLResponse(docs_page(openapi()))
+        return HTMLResponse(docs_page(await door.beside(openapi)))
 
     return routes
 

@@ -30,7 +30,7 @@ class ServerLimits:
 
 
 class HttpServer:
-    """Serves `app` on a socket that `api.kafka.server.bind` made. `start` once, `stop` once, both on the loop's thread."""
+    """Serves `app` on a socket that `api.kafka.server.bind` made. `start` once, `stop` once, on the loop's thread."""
 
     def __init__(
         self, app: ASGIApp, sock: socket.socket, lifecycle: Lifecycle, limits: ServerLimits | None = None
@@ -68,19 +68,19 @@ class HttpServer:
 
     async def stop(self, graceful_ms: int = 5_000) -> None:
         """Accept no more, end long polls and tails, let the rest answer for `graceful_ms`, then close."""
-        self._lifecycle.hang_up()
         if self._ticks is None:
+            self._lifecycle.hang_up()
             self._socket.close()
             return
-        server = self._server
+        server, state = self._server, self._server.server_state
+        for listener in server.servers:
+            listener.close()
+        for connection in list(state.connections):
+            connection.shutdown()  # closes the idle ones; the others' answers will say `connection: close`
+        self._lifecycle.hang_up()
         self._ticks.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticks
-        for listener in server.servers:
-            listener.close()
-        state = server.server_state
-        for connection in list(state.connections):
-            connection.shutdown()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(graceful_ms / 1000):
                 while state.tasks:

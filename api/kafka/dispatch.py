@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 
 from api.kafka.codec import RequestHeader, read_request, read_request_header, response_header, write_response
 from api.kafka.connection import Session, Slot
 from api.kafka.errors import UnsupportedRequest
-from api.kafka.handlers import api_versions, modules
+from api.kafka.handlers import SERVED, Served, api_versions
 from cluster.node import Node
 from cluster.pending import Pending
 
@@ -59,10 +59,8 @@ class Dispatcher:
         self._node = node
         self._tasks: set[asyncio.Task[None]] = set()
         self._handlers: dict[int, tuple[int, int, Serve]] = {}
-        for module in modules():
-            low, high = module.VERSIONS
-            serve: Serve = getattr(module, "serve", None) or self._serving(module)
-            self._handlers[module.API_KEY] = (low, high, serve)
+        for served in SERVED:
+            self._handlers[served.api_key] = (served.low, served.high, self._loading(served))
 
     def __call__(self, session: Session, frame: memoryview) -> None:
         """Serve one request; its reply is filled now or later. Raises `FrameError` to end the connection."""
@@ -71,6 +69,17 @@ class Dispatcher:
         if not low <= header.api_version <= high:
             serve = api_versions.serve_unknown_version if header.api_key == api_versions.API_KEY else _unsupported
         serve(Context(self._node, session, header), frame, session.open_slot())
+
+    def _loading(self, served: Served) -> Serve:
+        """What stands in for a handler until its first request."""
+
+        def serve(context: Context, frame: memoryview, slot: Slot) -> None:
+            module = served.load()
+            loaded: Serve = getattr(module, "serve", None) or self._serving(cast(Handler, module))
+            self._handlers[served.api_key] = (served.low, served.high, loaded)
+            loaded(context, frame, slot)
+
+        return serve
 
     def _serving(self, module: Handler) -> Serve:
         handle = module.handle

@@ -7,7 +7,7 @@ dropped. The saved row restores a group in which members go on heartbeating with
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from cluster.error_codes import ErrorCode
 from cluster.group.draft import Draft

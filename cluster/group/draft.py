@@ -5,8 +5,9 @@ The steps here are the ones several events lead to: parking, removing members, b
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from cluster.error_codes import ErrorCode
 from cluster.group.events import (

@@ -7,8 +7,9 @@ of a later decision. Source: JoinGroup v0-9, SyncGroup v0-5, Heartbeat v0-4, Lea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, TypeAlias
+
+from msgspec import Struct, field
 
 from cluster.error_codes import ErrorCode
 from cluster.group.state import GroupState, JoinedMember
@@ -17,8 +18,7 @@ NO_GENERATION: Final = -1
 NO_TOKEN: Final = 0
 
 
-@dataclass(frozen=True, slots=True)
-class JoinGroup:
+class JoinGroup(Struct, frozen=True):
     """`protocols` in the member's order of preference: (name, metadata). `member_id` is "" on the first try."""
 
     member_id: str
@@ -36,8 +36,7 @@ class JoinGroup:
     """v9 and newer: a returning static leader may be told that it leads but need not assign (KIP-814)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SyncGroup:
+class SyncGroup(Struct, frozen=True):
     """`assignments` by member id; empty from followers. The protocol's type and name are checked if given (v5)."""
 
     member_id: str
@@ -48,28 +47,24 @@ class SyncGroup:
     assignments: Mapping[str, bytes] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(Struct, frozen=True):
     member_id: str
     generation: int
     instance_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LeavingMember:
+class LeavingMember(Struct, frozen=True):
     """An administrator may name a static member by its instance id alone, with member id ""."""
 
     member_id: str
     instance_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveGroup:
+class LeaveGroup(Struct, frozen=True):
     members: tuple[LeavingMember, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CommittedOffset:
+class CommittedOffset(Struct, frozen=True):
     """`commit_timestamp_ms` is wall time; the runtime stamps it."""
 
     offset: int
@@ -78,8 +73,7 @@ class CommittedOffset:
     commit_timestamp_ms: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class OffsetCommit:
+class OffsetCommit(Struct, frozen=True):
     """Offsets by internal partition id. Without membership: generation -1 and member id ""."""
 
     offsets: Mapping[int, CommittedOffset]
@@ -88,41 +82,35 @@ class OffsetCommit:
     instance_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteGroup:
+class DeleteGroup(Struct, frozen=True):
     """The group must be empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteOffsets:
+class DeleteOffsets(Struct, frozen=True):
     """By internal partition id, with the topic's name: a topic that members subscribe to keeps its offsets."""
 
     partitions: Mapping[int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionTimer:
+class SessionTimer(Struct, frozen=True):
     """A member has to be heard of until then."""
 
     member_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class PendingTimer:
+class PendingTimer(Struct, frozen=True):
     """A member that was sent back with an id has to return until then."""
 
     member_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class JoinTimer:
+class JoinTimer(Struct, frozen=True):
     """Members have to rejoin until then; numbered by the generation that ends."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class SyncTimer:
+class SyncTimer(Struct, frozen=True):
     """Members have to ask for their assignment until then."""
 
     generation: int
@@ -131,15 +119,13 @@ class SyncTimer:
 TimerKey: TypeAlias = SessionTimer | PendingTimer | JoinTimer | SyncTimer
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(Struct, frozen=True):
     """Whoever delivers it makes sure that the key was not armed anew meanwhile."""
 
     key: TimerKey
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """The group was restored from its row: members are given a whole session to be heard of."""
 
 
@@ -147,8 +133,7 @@ MembershipEvent: TypeAlias = JoinGroup | SyncGroup | Heartbeat | LeaveGroup | Ti
 Request: TypeAlias = JoinGroup | SyncGroup | Heartbeat | LeaveGroup | OffsetCommit | DeleteGroup | DeleteOffsets
 
 
-@dataclass(frozen=True, slots=True)
-class JoinReply:
+class JoinReply(Struct, frozen=True):
     """`members` is filled for the leader only."""
 
     error: ErrorCode
@@ -161,42 +146,36 @@ class JoinReply:
     members: tuple[JoinedMember, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class SyncReply:
+class SyncReply(Struct, frozen=True):
     error: ErrorCode
     assignment: bytes = b""
     protocol_type: str | None = None
     protocol: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatReply:
+class HeartbeatReply(Struct, frozen=True):
     error: ErrorCode
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveReply:
+class LeaveReply(Struct, frozen=True):
     """`members` mirrors the request, each with its own code; v0-2 answer with the first of them."""
 
     error: ErrorCode
     members: tuple[tuple[LeavingMember, ErrorCode], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CommitReply:
+class CommitReply(Struct, frozen=True):
     """`partitions` holds the refused ones only; `error`, if any, is everybody's."""
 
     error: ErrorCode
     partitions: Mapping[int, ErrorCode] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteGroupReply:
+class DeleteGroupReply(Struct, frozen=True):
     error: ErrorCode
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteOffsetsReply:
+class DeleteOffsetsReply(Struct, frozen=True):
     """`partitions` holds the refused ones only; `error`, if any, is everybody's."""
 
     error: ErrorCode
@@ -225,21 +204,18 @@ def refuse(request: Request, error: ErrorCode) -> Reply:
     return _REFUSALS[type(request)](error)
 
 
-@dataclass(frozen=True, slots=True)
-class ArmTimer:
+class ArmTimer(Struct, frozen=True):
     """Replaces whatever deadline the key had. Monotonic milliseconds."""
 
     key: TimerKey
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(Struct, frozen=True):
     key: TimerKey
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What an event leads to. Order of carrying it out: save, apply, timers, replies.
 
     `state` is what the group becomes, None if it stays as it is. With `save`, that state must be durable before it is

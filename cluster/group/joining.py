@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from cluster.error_codes import ErrorCode
 from cluster.group.draft import NEW_MEMBER_TIMEOUT_MS, Draft

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from cluster.error_codes import ErrorCode
 
@@ -30,8 +31,7 @@ class GroupPhase(StrEnum):
     DEAD = "Dead"
 
 
-@dataclass(frozen=True, slots=True)
-class GroupSettings:
+class GroupSettings(Struct, frozen=True):
     """Bounds and defaults of a node's groups. Times in milliseconds, sizes in bytes."""
 
     session_timeout_min_ms: int = 6_000
@@ -57,8 +57,7 @@ class JoinedMember(NamedTuple):
     metadata: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """The upper fields are saved with the group, the lower ones live as long as the process."""
 
     member_id: str
@@ -90,8 +89,7 @@ class InitialDelay(NamedTuple):
     member_added: bool
 
 
-@dataclass(frozen=True, slots=True)
-class GroupState:
+class GroupState(Struct, frozen=True):
     """Never changed in place; the dictionaries are not either."""
 
     group_id: str

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from cluster.image import BrokerImage, MetaDelta, TopicImage
 from cluster.metadata.store import (

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from msgspec import Struct, field
 
 from cluster.image import MetaDelta
 from logstore.errors import InvalidPartitions, NotOwner
@@ -32,8 +33,7 @@ class SlotKind(IntEnum):
     TRANSACTION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerInfo:
+class BrokerInfo(Struct, frozen=True):
     """How a node registers: where clients reach it."""
 
     node_id: int
@@ -42,16 +42,14 @@ class BrokerInfo:
     rack: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BrokerFence:
+class BrokerFence(Struct, frozen=True):
     """One run of one node. The next `register` of the node makes it stale."""
 
     node_id: int
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class SlotFence:
+class SlotFence(Struct, frozen=True):
     """The right to write one slot's rows, until somebody else acquires the slot."""
 
     kind: SlotKind
@@ -59,8 +57,7 @@ class SlotFence:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class CreateTopic:
+class CreateTopic(Struct, frozen=True):
     """Idempotent under `topic_id`, which the caller draws. `config` holds overrides, already checked."""
 
     name: str
@@ -69,22 +66,19 @@ class CreateTopic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteTopic:
+class DeleteTopic(Struct, frozen=True):
     """Takes the committed offsets of its partitions along. Deleting a deleted topic changes nothing."""
 
     topic_id: uuid.UUID
 
 
-@dataclass(frozen=True, slots=True)
-class AlterTopicConfig:
+class AlterTopicConfig(Struct, frozen=True):
     topic_id: uuid.UUID
     set: Mapping[str, str] = field(default_factory=dict)
     delete: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AddPartitions:
+class AddPartitions(Struct, frozen=True):
     """Grow to `count` partitions in all."""
 
     topic_id: uuid.UUID
@@ -94,8 +88,7 @@ class AddPartitions:
 MetaChange: TypeAlias = CreateTopic | DeleteTopic | AlterTopicConfig | AddPartitions
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRow:
+class GroupRow(Struct, frozen=True):
     """One group as its coordinator saved it. `body` is the coordinator's own format (cluster.group.stored)."""
 
     group_id: str
@@ -117,8 +110,7 @@ class OffsetRow(NamedTuple):
     commit_timestamp_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class SlotState:
+class SlotState(Struct, frozen=True):
     """All that was saved under a slot, in key order."""
 
     groups: tuple[GroupRow, ...]

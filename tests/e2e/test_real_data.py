@@ -6,11 +6,11 @@ The real streams when they are there, else small ones with the same features.
 from __future__ import annotations
 
 import pytest
+from support.servers import ServerFactory
 
-from conftest import ServerFactory
-from tools.demo.datasets import SMALL_DATA, SOURCES, dataset, load
+from tools.demo.datasets import load
 from tools.demo.doors import cross
-from tools.demo.story import CLIENTS, compare, tell
+from tools.demo.story import CLIENTS, tell
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

@@ -19,6 +19,7 @@ from tools.demo.clients import (
     ClientFailed,
     ClientMissing,
     Deadline,
+    FirstOffsets,
     OnProgress,
     Partitions,
     Read,
@@ -42,10 +43,8 @@ class Http:
         except ImportError:
             raise ClientMissing("pip install httpx") from None
         self._library = httpx
-        self._client = httpx.Client(base_url=http, timeout=READ_TIMEOUT_S, trust_env=False)
-
-    def close(self) -> None:
-        self._client.close()
+        unkept = httpx.Limits(max_keepalive_connections=0)  # so that there is nothing to close in the end
+        self._client = httpx.Client(base_url=http, timeout=READ_TIMEOUT_S, trust_env=False, limits=unkept)
 
     def create_topic(self, topic: str, partitions: int, options: Mapping[str, str] = FOR_EVER) -> None:
         clusters = self._get("/v3/clusters")["data"]
@@ -77,15 +76,8 @@ class Http:
     def read_all(self, topic: str) -> Partitions:
         return {number: self._read_partition(topic, number) for number in self._partitions(topic)}
 
-    def offsets_for_times(self, topic: str, partitions: int, timestamp_ms: TimestampMs) -> dict[int, Offset | None]:
-        found: dict[int, Offset | None] = {}
-        for number in range(partitions):
-            records = self._get(
-                f"/topics/{topic}/partitions/{number}/records",
-                {"timestamp": timestamp_ms, "max_bytes": 1, "timeout": 0},
-            )
-            found[number] = records[0]["offset"] if records else None
-        return found
+    def offsets_for_times(self, topic: str, partitions: int, instants: Sequence[TimestampMs]) -> list[FirstOffsets]:
+        return [{number: self._first(topic, number, instant) for number in range(partitions)} for instant in instants]
 
     def post(self, topic: str, records: Sequence[tuple[int | None, Sent]]) -> list[tuple[int, Offset]]:
         """Write records, each with its partition or None; where each went. Raises `ClientFailed` if one was refused."""
@@ -111,6 +103,11 @@ class Http:
                 found.append(_from_json(record))
                 at = record["offset"] + 1
         return found
+
+    def _first(self, topic: str, number: int, instant: TimestampMs) -> Offset | None:
+        query = {"timestamp": instant, "max_bytes": 1, "timeout": 0}
+        records = self._get(f"/topics/{topic}/partitions/{number}/records", query)
+        return records[0]["offset"] if records else None
 
     def _await_ends(self, topic: str, deadline: Deadline) -> list[Offset]:
         pause = threading.Event()

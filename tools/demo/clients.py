@@ -37,6 +37,7 @@ class Read(NamedTuple):
 
 
 Partitions: TypeAlias = dict[int, list[Read]]
+FirstOffsets: TypeAlias = dict[int, Offset | None]
 
 
 class ClientFailed(Exception):
@@ -65,8 +66,8 @@ class Client(Protocol):
         """Every record from the beginning to the end offsets found at the start. Raises `ClientFailed`."""
         ...
 
-    def offsets_for_times(self, topic: str, partitions: int, timestamp_ms: TimestampMs) -> dict[int, Offset | None]:
-        """Of each partition the first offset at or after a time; None when there is none."""
+    def offsets_for_times(self, topic: str, partitions: int, instants: Sequence[TimestampMs]) -> list[FirstOffsets]:
+        """For each instant, of each partition the first offset at or after it; None when there is none."""
         ...
 
 
@@ -166,12 +167,15 @@ class Confluent:
         finally:
             consumer.close()
 
-    def offsets_for_times(self, topic: str, partitions: int, timestamp_ms: TimestampMs) -> dict[int, Offset | None]:
+    def offsets_for_times(self, topic: str, partitions: int, instants: Sequence[TimestampMs]) -> list[FirstOffsets]:
         consumer = self._consumer()
+        found: list[FirstOffsets] = []
         try:
-            wanted = [self._library.TopicPartition(topic, number, timestamp_ms) for number in range(partitions)]
-            answers = consumer.offsets_for_times(wanted, timeout=READ_TIMEOUT_S)
-            return {a.partition: a.offset if a.offset >= 0 else None for a in answers}
+            for instant in instants:
+                wanted = [self._library.TopicPartition(topic, number, instant) for number in range(partitions)]
+                answers = consumer.offsets_for_times(wanted, timeout=READ_TIMEOUT_S)
+                found.append({a.partition: a.offset if a.offset >= 0 else None for a in answers})
+            return found
         finally:
             consumer.close()
 
@@ -257,11 +261,14 @@ class KafkaPython:
         finally:
             consumer.close()
 
-    def offsets_for_times(self, topic: str, partitions: int, timestamp_ms: TimestampMs) -> dict[int, Offset | None]:
+    def offsets_for_times(self, topic: str, partitions: int, instants: Sequence[TimestampMs]) -> list[FirstOffsets]:
         consumer = self._library.KafkaConsumer(bootstrap_servers=self._kafka, enable_auto_commit=False)
+        found: list[FirstOffsets] = []
         try:
-            wanted = {self._library.TopicPartition(topic, number): timestamp_ms for number in range(partitions)}
-            answers = consumer.offsets_for_times(wanted)
-            return {partition.partition: None if a is None else a.offset for partition, a in answers.items()}
+            for instant in instants:
+                wanted = {self._library.TopicPartition(topic, number): instant for number in range(partitions)}
+                answers = consumer.offsets_for_times(wanted)
+                found.append({at.partition: None if a is None else a.offset for at, a in answers.items()})
+            return found
         finally:
             consumer.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from logstore.types import Offset, TimestampMs
+from logstore.types import TimestampMs
 from tools.demo.clients import (
     FOR_EVER,
     READ_TIMEOUT_S,
     ClientFailed,
     ClientMissing,
     Deadline,
+    FirstOffsets,
     OnProgress,
     Partitions,
     Read,
@@ -42,8 +43,8 @@ class Aiokafka:
     def read_all(self, topic: str) -> Partitions:
         return asyncio.run(self._read_all(topic))
 
-    def offsets_for_times(self, topic: str, partitions: int, timestamp_ms: TimestampMs) -> dict[int, Offset | None]:
-        return asyncio.run(self._offsets_for_times(topic, partitions, timestamp_ms))
+    def offsets_for_times(self, topic: str, partitions: int, instants: Sequence[TimestampMs]) -> list[FirstOffsets]:
+        return asyncio.run(self._offsets_for_times(topic, partitions, instants))
 
     async def _create_topic(self, topic: str, partitions: int, options: Mapping[str, str]) -> None:
         admin = self._admin.AIOKafkaAdminClient(bootstrap_servers=self._kafka)
@@ -109,13 +110,16 @@ class Aiokafka:
             await consumer.stop()
 
     async def _offsets_for_times(
-        self, topic: str, partitions: int, timestamp_ms: TimestampMs
-    ) -> dict[int, Offset | None]:
+        self, topic: str, partitions: int, instants: Sequence[TimestampMs]
+    ) -> list[FirstOffsets]:
         consumer = self._library.AIOKafkaConsumer(bootstrap_servers=self._kafka, enable_auto_commit=False)
         await consumer.start()
+        found: list[FirstOffsets] = []
         try:
-            wanted = {self._library.TopicPartition(topic, number): timestamp_ms for number in range(partitions)}
-            answers = await consumer.offsets_for_times(wanted)
-            return {partition.partition: None if a is None else a.offset for partition, a in answers.items()}
+            for instant in instants:
+                wanted = {self._library.TopicPartition(topic, number): instant for number in range(partitions)}
+                answers = await consumer.offsets_for_times(wanted)
+                found.append({at.partition: None if a is None else a.offset for at, a in answers.items()})
+            return found
         finally:
             await consumer.stop()

@@ -133,8 +133,9 @@ def compare(sent: Sequence[Sent], read: Partitions) -> list[str]:
 def compare_times(client: Client, dataset: Dataset, read: Partitions) -> list[str]:
     """Look-ups by time against a search through everything that was read."""
     problems: list[str] = []
-    for instant in instants([record.timestamp_ms for record in dataset.records]):
-        found = client.offsets_for_times(dataset.topic, dataset.partitions, instant)
+    times = instants([record.timestamp_ms for record in dataset.records])
+    answers = client.offsets_for_times(dataset.topic, dataset.partitions, times)
+    for instant, found in zip(times, answers, strict=True):
         expected = {
             partition: next((record.offset for record in records if record.timestamp_ms >= instant), None)
             for partition, records in read.items()

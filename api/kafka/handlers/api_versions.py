@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from api.kafka.codec import response_header, write_response
 from api.kafka.connection import Slot
-from api.kafka.handlers import modules
+from api.kafka.handlers import SERVED
 from api.kafka.messages.api_versions import ApiVersion, ApiVersionsRequest, ApiVersionsResponse
 from cluster.error_codes import ErrorCode
 
@@ -43,7 +43,4 @@ def serve_unknown_version(context: Context, frame: memoryview, slot: Slot) -> No
 @cache
 def served() -> list[ApiVersion]:
     """Every served API with its advertised versions."""
-    return [
-        ApiVersion(module.API_KEY, 0 if module.API_KEY == _PRODUCE_KEY else module.VERSIONS[0], module.VERSIONS[1])
-        for module in modules()
-    ]
+    return [ApiVersion(each.api_key, 0 if each.api_key == _PRODUCE_KEY else each.low, each.high) for each in SERVED]

@@ -66,7 +66,9 @@ class House:
 
     async def read(self, topic: str, partition: int = 0, accept: str = JSON, **query) -> list[dict]:
         answer = await self.client.get(
-            f"/topics/{topic}/partitions/{partition}/records", params={"timeout": 0, **query}, headers={"accept": accept}
+            f"/topics/{topic}/partitions/{partition}/records",
+            params={"timeout": 0, **query},
+            headers={"accept": accept},
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -107,5 +109,3 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     group_commit.close()
     await meta.close()
     store.close()
-
-

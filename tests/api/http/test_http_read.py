@@ -195,33 +195,35 @@ async def test_an_accept_without_any_format_is_refused(house, accept: str) -> No
     assert JSON in told(await get(house, accept=accept), 406, 40601)
 
 
-@pytest.mark.parametrize(
-    ("accept", "bad"),
-    [
-        (JSON, b"plain"),
-        (JSON, b""),
-        (JSON, b"NaN"),
-        (JSON, b'"\xff"'),
-        (JSON, b"{} {}"),
-        (JSON, b"[" * 100_000 + b"]" * 100_000),
-        (STRING, b"\xff\xfe"),
-        (STRING, b"\xed\xa0\x80"),
-    ],
-)
-@pytest.mark.parametrize("field", ["key", "value"])
-async def test_a_record_that_the_format_cannot_show_is_named(house, accept: str, bad: bytes, field: str) -> None:
-    await house.node.create_topic("t", 1)
-    good = (0, b"1", b"1", ())
-    worse = (0, bad, b"1", ()) if field == "key" else (0, b"1", bad, ())
-    await house.append("t", 0, [good, good, worse, good])
-    answer = await get(house, accept=accept)
-    assert [record["offset"] for record in answer.json()] == [0, 1]
-    assert answer.headers["logstore-next-offset"] == "2"
-    message = told(await get(house, accept=accept, offset=2), 406, 40601)
-    assert field in message
-    assert "offset 2" in message
-    assert BINARY in message
-    assert len((await get(house, accept=BINARY, offset=2)).json()) == 2
+UNSHOWABLE = [
+    (JSON, b"plain"),
+    (JSON, b""),
+    (JSON, b"NaN"),
+    (JSON, b'"\xff"'),
+    (JSON, b"{} {}"),
+    (JSON, b"[" * 100_000 + b"]" * 100_000),
+    (STRING, b"\xff\xfe"),
+    (STRING, b"\xed\xa0\x80"),
+]
+
+
+async def test_a_record_that_the_format_cannot_show_is_named(house) -> None:
+    for number, (accept, bad) in enumerate(UNSHOWABLE):
+        for field in ("key", "value"):
+            topic = f"{field}{number}"
+            path = f"/topics/{topic}/partitions/0/records"
+            await house.node.create_topic(topic, 1)
+            good = (0, b"1", b"1", ())
+            worse = (0, bad, b"1", ()) if field == "key" else (0, b"1", bad, ())
+            await house.append(topic, 0, [good, good, worse, good])
+            answer = await get(house, path, accept=accept)
+            assert [record["offset"] for record in answer.json()] == [0, 1]
+            assert answer.headers["logstore-next-offset"] == "2"
+            message = told(await get(house, path, accept=accept, offset=2), 406, 40601)
+            assert field in message
+            assert "offset 2" in message
+            assert BINARY in message
+            assert len((await get(house, path, accept=BINARY, offset=2)).json()) == 2
 
 
 async def test_header_names_that_are_no_utf8_are_shown_with_marks(house) -> None:
@@ -238,28 +240,28 @@ async def test_an_offset_outside_the_log_is_told_with_its_bounds(house) -> None:
         assert "2..5" in told(await get(house, offset=offset), 416, 41601)
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"offset": "-1"},
-        {"offset": "newest"},
-        {"offset": ""},
-        {"offset": "1.5"},
-        {"offset": "١"},
-        {"offset": str(2**63)},
-        {"offset": "9" * 5000},
-        {"offset": "1", "timestamp": "1"},
-        {"timestamp": "yesterday"},
-        {"max_bytes": "0"},
-        {"max_bytes": str(1 << 40)},
-        {"timeout": "-1"},
-        {"timeout": "60001"},
-        {"ofset": "1"},
-    ],
-)
-async def test_a_wrong_query_is_refused(house, query: dict[str, str]) -> None:
+WRONG_QUERIES = [
+    {"offset": "-1"},
+    {"offset": "newest"},
+    {"offset": ""},
+    {"offset": "1.5"},
+    {"offset": "١"},
+    {"offset": str(2**63)},
+    {"offset": "9" * 5000},
+    {"offset": "1", "timestamp": "1"},
+    {"timestamp": "yesterday"},
+    {"max_bytes": "0"},
+    {"max_bytes": str(1 << 40)},
+    {"timeout": "-1"},
+    {"timeout": "60001"},
+    {"ofset": "1"},
+]
+
+
+async def test_a_wrong_query_is_refused(house) -> None:
     await house.node.create_topic("t", 1)
-    assert next(iter(query)).replace("ofset", "offset") in told(await get(house, **query), 400, 40002)
+    for query in WRONG_QUERIES:
+        assert next(iter(query)).replace("ofset", "offset") in told(await get(house, **query), 400, 40002), query
 
 
 async def test_unknown_places_are_404(house) -> None:

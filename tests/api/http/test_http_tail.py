@@ -14,7 +14,7 @@ JSON = "application/vnd.kafka.json.v2+json"
 
 
 class Stream:
-    """One tail without a socket: `event` takes what the application sends, one message at a time, so it cannot run ahead."""
+    """One tail without a socket: messages are taken one at a time, and the application cannot run ahead."""
 
     def __init__(self, house, path: str = "/v1/topics/t/tail", query: str = "", last_event_id: str = "") -> None:
         headers = [(b"last-event-id", last_event_id.encode())] if last_event_id else []
@@ -205,8 +205,6 @@ async def test_a_reader_that_does_not_read_holds_one_piece_only(house) -> None:
         for _ in range(200):  # turns of the loop in which nobody reads
             await asyncio.sleep(0)
         assert stream.sent.qsize() == 1
-        (position,) = house.app.door.node._logs.fetches_parked, 
-        assert position == 0
         seen = 0
         while seen < 4000:
             record = await stream.record()
@@ -229,7 +227,9 @@ async def test_a_reader_that_does_not_read_holds_one_piece_only(house) -> None:
         ("", "0:" + "9" * 5000, 400, 40002),
     ],
 )
-async def test_a_wrong_request_has_a_status(house, query: str, last_event_id: str, status: int, error_code: int) -> None:
+async def test_a_wrong_request_has_a_status(
+    house, query: str, last_event_id: str, status: int, error_code: int
+) -> None:
     await house.node.create_topic("t", 2)
     headers = {"last-event-id": last_event_id} if last_event_id else {}
     answer = await house.client.get(f"/v1/topics/t/tail?{query}", headers=headers)
@@ -242,4 +242,3 @@ async def test_an_unknown_topic_and_a_too_wide_one(house) -> None:
     await house.node.create_topic("wide", 65)
     answer = await house.client.get("/v1/topics/wide/tail")
     assert (answer.status_code, answer.json()["error_code"]) == (422, 42206)
-    assert "partition" not in house.node.image.topics

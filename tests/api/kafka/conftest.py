@@ -29,7 +29,7 @@ class Wire:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.connection = Connection(lambda: self._changed.set(), BufferPool())
+        self.connection = Connection(self._on_change, BufferPool())
         self.finished = False
         self.session = Session(
             self.connection.open_slot, self._finish, peer_host="127.0.0.1", peer_port=5, listener=("127.0.0.1", 9092)
@@ -37,6 +37,9 @@ class Wire:
         self._dispatch = Dispatcher(node)
         self._changed = asyncio.Event()
         self._correlation_id = 0
+
+    def _on_change(self) -> None:
+        self._changed.set()
 
     def _finish(self) -> None:
         self.finished = True

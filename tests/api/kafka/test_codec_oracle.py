@@ -12,14 +12,11 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import pytest
-
-from api.kafka import codec
-from api.kafka.messages import APIS
-
-
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_writer
 
+from api.kafka import codec
+from api.kafka.messages import APIS
 from api.kafka.schema import ZERO_UUID
 from tools.gen_messages import PAYLOADS, UNIT_TYPES, file_texts, stale_files
 
