@@ -28,7 +28,14 @@ from cluster.routing import RendezvousRouter
 from cluster.runtime import GroupRuntime
 from logstore.clock import Chance
 from logstore.config import parse_topic_config
-from logstore.errors import InvalidPartitions, InvalidRequest, InvalidTopicName, TopicExists, UnknownTopicOrPartition
+from logstore.errors import (
+    InvalidPartitions,
+    InvalidRequest,
+    InvalidTopicName,
+    LogstoreError,
+    TopicExists,
+    UnknownTopicOrPartition,
+)
 from logstore.log.partition_log import AppendResult
 from logstore.names import collision_key, validate_topic_name
 from logstore.store import StoredTopic
@@ -143,7 +150,11 @@ class Node:
         try:
             await self._change(CreateTopic(name, topic_id, count, config))
             topic = self.image.topics[name]
-            self._logs.create_topic(name, topic_id, topic.partition_ids, config)
+            try:
+                self._logs.create_topic(name, topic_id, topic.partition_ids, config)
+            except LogstoreError:  # disk full, say: a topic without files would refuse every record
+                await self._change(DeleteTopic(topic_id))
+                raise
             return topic
         finally:
             del self._creating[name]
