@@ -12,8 +12,9 @@ import contextlib
 import gc
 import logging
 import signal
+from collections.abc import Iterable
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from api.kafka.dispatch import Dispatcher
 from api.kafka.server import KafkaServer, bind
@@ -27,6 +28,9 @@ from cluster.scheduler import LoopScheduler
 from logstore.clock import SystemChance, SystemClock
 from logstore.log.group_commit import GroupCommit
 from logstore.store import Store
+
+if TYPE_CHECKING:
+    from api.http.metrics import Measure
 
 log = logging.getLogger(__name__)
 
@@ -119,18 +123,20 @@ class Broker:
         loop = asyncio.get_running_loop()
         sock = await bind(loop, *self._settings.http)
         self._undo.callback(sock.close)
-        # Kafka clients are answered meanwhile: these imports take longer than all of the start before.
+        # Kafka clients are answered meanwhile.
+        await loop.run_in_executor(None, import_module, "api.http.server")
         await loop.run_in_executor(None, import_module, "api.http.app")
         from api.http.app import create_app
         from api.http.lifecycle import Lifecycle
         from api.http.server import HttpServer
-        from api.measures import consumer_groups, kafka_door
 
         lifecycle = Lifecycle()
-        app = create_app(node, clock=self._clock, lifecycle=lifecycle, stats=(kafka_door(kafka), consumer_groups(node)))
+        app = create_app(node, clock=self._clock, lifecycle=lifecycle, stats=(lambda: measures(node, kafka),))
         server = HttpServer(app, sock, lifecycle)
         address = await server.start()
         self._undo.push_async_callback(server.stop, _DRAIN_MS)
+        warming = loop.create_task(app.rest())  # longer than all of the start: nobody has to wait for it
+        self._undo.callback(warming.cancel)
         return address
 
     async def _maintain(self, store: Store) -> None:
@@ -138,6 +144,13 @@ class Broker:
             await asyncio.sleep(_MAINTENANCE_INTERVAL_S)
             for error in store.maintain(self._clock.now_ms()):
                 log.error("maintenance: %s", error)
+
+
+def measures(node: Node, kafka: KafkaServer) -> Iterable[Measure]:
+    """For `/metrics`. Imported by its first scrape: whoever starts the server need not wait for it."""
+    from api.measures import collect
+
+    return collect(node, kafka)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, group_commit: GroupCommit) -> None:

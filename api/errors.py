@@ -1,6 +1,6 @@
 """One table: each error class of the house -> Kafka's code, the HTTP status, and the REST proxy's code for it.
 
-A test walks every subclass of `LogstoreError`: a class without a row does not build. REST codes: Confluent REST proxy v2.
+A test walks every class of `logstore.errors`: one without a row fails it. REST codes: Confluent REST proxy v2.
 """
 
 from __future__ import annotations

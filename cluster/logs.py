@@ -8,7 +8,7 @@ what one turn of the loop has collected, one system call a partition, and hands 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from cluster.pending import Pending
@@ -22,6 +22,8 @@ from logstore.log.partition_log import AppendResult, PartitionLog
 from logstore.segment.reader import LogSlice
 from logstore.store import Store
 from logstore.types import Isolation, Offset, TimestampedOffset, TimestampMs
+
+Settle: TypeAlias = Callable[[LogstoreError | None], None]
 
 
 class FetchAsk(NamedTuple):
@@ -66,6 +68,8 @@ class LogStore(Protocol):
 
     def append(self, partition_id: int, records: memoryview, *, durable: bool) -> Pending[AppendResult]: ...
 
+    def stage(self, partition_id: int, records: memoryview, settle: Settle, *, durable: bool) -> AppendResult: ...
+
     def end_of_turn(self) -> None: ...
 
     def fetch(self, asks: Sequence[FetchAsk], limits: FetchLimits) -> Pending[list[FetchPart]]: ...
@@ -93,6 +97,7 @@ class LocalLogStore:
         self._names: dict[int, tuple[str, int]] = {}
         self._logs: dict[int, PartitionLog] = {}
         self._staged: dict[int, _Staged] = {}
+        self._now_ms: TimestampMs = 0  # of the turn
         self._timer: Timer | None = None
         self._timer_ms: TimestampMs | None = None
         self._closed = False
@@ -137,19 +142,39 @@ class LocalLogStore:
         Errors of the answer: those of `PartitionLog.append`, `NotWritten`, `DurabilityUnknown`.
         """
         answer: Pending[AppendResult] = Pending()
+
+        def settle(error: LogstoreError | None) -> None:
+            if error is None:
+                answer.resolve(result)
+            else:
+                answer.fail(error)
+
+        try:
+            result = self.stage(partition_id, records, settle, durable=durable)
+        except LogstoreError as error:
+            answer.fail(error)
+        return answer
+
+    def stage(self, partition_id: int, records: memoryview, settle: Settle, *, durable: bool) -> AppendResult:
+        """`append` for who makes do with less: the result at once, and a call of `settle` when it holds.
+
+        `settle(None)` comes from `end_of_turn`, or later if `durable`; with the error if the result never will hold.
+        Raises, and then never calls `settle`: what `PartitionLog.append` raises; then nothing was taken.
+        """
+        if not self._staged:
+            self._now_ms = self._clock.now_ms()  # once a turn
         try:
             log = self._logs.get(partition_id) or self._log(partition_id)
-            result = log.append(records, now_ms=self._clock.now_ms())
+            result = log.append(records, now_ms=self._now_ms)
         except LogstoreError as error:
             self._fail_lost(partition_id, error)
-            answer.fail(error)
-            return answer
+            raise
         staged = self._staged.get(partition_id)
         if staged is None:
             staged = self._staged[partition_id] = _Staged(log)
-        staged.answers.append((result, answer, durable))
+        (staged.durable if durable else staged.answers).append((result.last_offset, settle))
         staged.size_bytes += len(records)
-        return answer
+        return result
 
     def end_of_turn(self) -> None:
         """Write what was appended since the last call, settle what needs no fsync, wake who waited for the bytes."""
@@ -158,20 +183,19 @@ class LocalLogStore:
         staged_of, self._staged = self._staged, {}
         for partition_id, staged in staged_of.items():
             log = staged.log
-            failure: LogstoreError | None = None
             try:
                 log.write()
             except LogstoreError as error:
-                failure = error
-            for result, answer, durable in staged.answers:
                 # A roll within the turn may have written the first of them before the write failed: those stand.
-                if failure is not None and result.last_offset >= log.high_watermark:
-                    answer.fail(failure)
-                elif durable:
-                    self._group_commit.commit(log, result.last_offset + 1, _settler(answer, result))
-                else:
-                    answer.resolve(result)
+                staged.fail_from(log.high_watermark, error)
+            if staged.durable:
+                # One for all: a round of fsyncs covers everything written before it begins.
+                end_offset = max([last_offset for last_offset, _ in staged.durable]) + 1
+                self._group_commit.enlist(log, end_offset, staged.settle_durable)
+            for _, settle in staged.answers:
+                settle(None)
             self._wake(self._waits.appended(partition_id, staged.size_bytes))
+        self._group_commit.begin()
 
     def _fail_lost(self, partition_id: int, error: LogstoreError) -> None:
         """A roll that was due may have failed to write what this turn had staged before: tell those now.
@@ -179,15 +203,8 @@ class LocalLogStore:
         Later appends of the turn may get the same offsets, after which nothing would tell the two apart.
         """
         staged = self._staged.get(partition_id)
-        if staged is None:
-            return
-        kept = []
-        for entry in staged.answers:
-            if entry[0].last_offset >= staged.log.log_end_offset:
-                entry[1].fail(error)
-            else:
-                kept.append(entry)
-        staged.answers = kept
+        if staged is not None:
+            staged.fail_from(staged.log.log_end_offset, error)
 
     # --- read --------------------------------------------------------------------------------------------------------
 
@@ -316,19 +333,22 @@ class LocalLogStore:
 class _Staged:
     """What one turn has appended to one log."""
 
-    __slots__ = ("answers", "log", "size_bytes")
+    __slots__ = ("answers", "durable", "log", "size_bytes")
 
     def __init__(self, log: PartitionLog) -> None:
         self.log = log
         self.size_bytes = 0
-        self.answers: list[tuple[AppendResult, Pending[AppendResult], bool]] = []
+        self.answers: list[tuple[Offset, Settle]] = []  # by the last offset of each append
+        self.durable: list[tuple[Offset, Settle]] = []  # those that wait for an fsync, too
 
+    def fail_from(self, offset: Offset, error: LogstoreError) -> None:
+        """Tell every append from `offset` on that it failed, and forget it."""
+        failed = [entry for entry in self.answers + self.durable if entry[0] >= offset]
+        self.answers = [entry for entry in self.answers if entry[0] < offset]
+        self.durable = [entry for entry in self.durable if entry[0] < offset]
+        for _, settle in failed:
+            settle(error)
 
-def _settler(answer: Pending[AppendResult], result: AppendResult) -> Callable[[LogstoreError | None], None]:
-    def settle(error: LogstoreError | None) -> None:
-        if error is None:
-            answer.resolve(result)
-        else:
-            answer.fail(error)
-
-    return settle
+    def settle_durable(self, error: LogstoreError | None) -> None:
+        for _, settle in self.durable:
+            settle(error)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from cluster.config import BrokerConfig
 from cluster.image import BrokerImage, MetadataImage, TopicImage
-from cluster.logs import FetchAsk, FetchLimits, FetchPart, Head, LocalLogStore
+from cluster.logs import FetchAsk, FetchLimits, FetchPart, Head, LocalLogStore, Settle
 from cluster.metadata.store import (
     AddPartitions,
     AlterTopicConfig,
@@ -221,6 +221,10 @@ class Node:
     def produce(self, partition_id: int, records: memoryview, *, acks: int) -> Pending[AppendResult]:
         """Append whole batches to one partition; see `LogStore.append`. `acks` is 0, 1 or -1 (all)."""
         return self._logs.append(partition_id, records, durable=acks == -1)
+
+    def stage(self, partition_id: int, records: memoryview, settle: Settle, *, acks: int) -> AppendResult:
+        """`produce` without a `Pending`, for the hot path; see `LogStore.stage`."""
+        return self._logs.stage(partition_id, records, settle, durable=acks == -1)
 
     def end_of_turn(self) -> None:
         """Write what `produce` took since the last call. Every door calls it once per turn of the loop."""

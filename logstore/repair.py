@@ -12,7 +12,7 @@ order of the steps makes a crash between any two of them harmless, and repairing
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -33,18 +33,21 @@ KEPT_SUFFIX: Final = ".damaged-"
 _COPY_BYTES: Final = 64 << 10
 
 
-def lock_data_directories(logs: Iterable[Path], files: Files) -> AbstractContextManager[ExitStack]:
-    """Own every data directory that holds one of `logs` until the context ends, as a server would.
+def lock_data_directories(logs: Iterable[Path], files: Files) -> ExitStack:
+    """Own every data directory that holds one of `logs` until the result is closed, as a server would.
 
     A copy that lies outside a data directory needs no lock. Raises `DirectoryLocked` with the owner's pid.
     """
     directories = {found[0] for log in logs if (found := _data_directory(log)) is not None}
-    with ExitStack() as stack:
+    held = ExitStack()
+    try:
         for directory in sorted(directories):
             if files.exists(f"{directory}/{LOCK_FILE}"):
-                stack.callback(files.lock(f"{directory}/{LOCK_FILE}").release)
-        return stack.pop_all()
-    raise AssertionError("an ExitStack swallows nothing here")
+                held.callback(files.lock(f"{directory}/{LOCK_FILE}").release)
+    except BaseException:
+        held.close()
+        raise
+    return held
 
 
 def examine(

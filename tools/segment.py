@@ -1,12 +1,14 @@
-"""`logstore segment list|dump|verify`: looks at segment files offline, ours or Kafka's.
+"""`logstore segment list|dump|verify|repair`: looks at segment files offline, ours or Kafka's, and repairs them.
 
-Nothing is opened for writing and no lock is taken, so it may look at the files of a running server. Data goes to
-stdout, messages to stderr. Exit codes: 0 done, 1 damage found or a file unreadable, 2 wrong usage.
+Only `repair` writes, and takes the lock of the data directory first. The others, and `repair --dry-run`, may look at
+the files of a running server. Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 damage found (by `repair`:
+not repaired) or a file unreadable, 2 wrong usage.
 """
 
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from threading import Event
@@ -17,10 +19,13 @@ import typer
 if TYPE_CHECKING:
     from logstore.record.batch import BatchHeader
     from logstore.segment.inspect import FoundBatch
+    from logstore.segment.repair_plan import Loss, RepairPlan
     from logstore.segment.verify import VerifyReport
     from logstore.types import Record
 
-app = typer.Typer(name="segment", help="Look at segment files offline: ours or Kafka's.", no_args_is_help=True)
+app = typer.Typer(
+    name="segment", help="Look at segment files offline, ours or Kafka's, and repair them.", no_args_is_help=True
+)
 
 _TEXT_MAX: Final = 64
 _PAUSE_SECONDS: Final = 0.02
@@ -90,12 +95,14 @@ def verify(
 ) -> None:
     """Check CRCs, lengths, offsets and indexes of every segment under PATHS; exit 1 when anything is damaged."""
     from logstore.errors import InvalidRequest
-    from logstore.segment.verify import verify_segment
+    from logstore.segment.verify import next_base_offsets, verify_segment
 
     failed = False
-    for log in _find_logs(paths):
+    logs = _find_logs(paths)
+    following = next_base_offsets(logs)
+    for log in logs:
         try:
-            report = verify_segment(log, deep=deep, pause=_pause)
+            report = verify_segment(log, deep=deep, next_base_offset=following[log], pause=_pause)
         except InvalidRequest as error:
             raise _usage(str(error)) from None
         except OSError as error:
@@ -106,6 +113,49 @@ def verify(
             _print_report_json(report)
         else:
             _print_report(report)
+    raise typer.Exit(int(failed))
+
+
+@app.command()
+def repair(
+    paths: Annotated[list[Path], typer.Argument(help="Segments, directories of partitions or data directories.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done; exit 1 on damage.")] = False,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Take damaged bytes out of the segments under PATHS and rebuild their indexes, with the server stopped.
+
+    Every sound batch stays, before the damage and behind it, at its offset. Nothing is deleted: each file that is
+    replaced is kept beside as NAME.damaged-N. Needs free space for two copies of a damaged segment.
+    """
+    from logstore.errors import LogstoreError
+    from logstore.files import OsFiles
+    from logstore.repair import carry_out, examine, lock_data_directories
+    from logstore.segment.verify import next_base_offsets
+
+    files, logs, failed = OsFiles(), _find_logs(paths), False
+    following = next_base_offsets(logs)
+    try:
+        held = ExitStack() if dry_run else lock_data_directories(logs, files)
+    except LogstoreError as error:
+        raise typer.Exit(int(_complain(str(error)))) from None
+    with held:
+        for log in logs:
+            kept: list[str] = []
+            try:
+                report, plan = examine(log, files, next_base_offset=following[log], pause=_pause)
+                if not (dry_run or plan.refused):
+                    kept = carry_out(plan, files)
+            except LogstoreError as error:
+                failed = _complain(f"{log}: {error}")
+                continue
+            except OSError as error:
+                failed = _complain(f"{log}: {error.strerror or error}")
+                continue
+            failed |= bool(plan.refused) or (dry_run and not (report.ok and plan.recovery_point is None))
+            if output is Format.JSON:
+                _print_repair_json(report, plan, kept, dry_run)
+            else:
+                _print_repair(report, plan, kept, dry_run)
     raise typer.Exit(int(failed))
 
 
@@ -142,6 +192,55 @@ def _print_report_json(report: VerifyReport) -> None:
         damage_count=report.damage_count,
         damages=[damage._asdict() for damage in report.damages],
         notes=report.notes,
+    )
+
+
+# --- repair ----------------------------------------------------------------------------------------------------------
+
+
+def _print_repair(report: VerifyReport, plan: RepairPlan, kept: list[str], dry_run: bool) -> None:
+    verdict = _verdict(plan, dry_run)
+    stays = f"{report.batches} batches, {report.records} records"
+    print(f"{verdict:13}{plan.path}  {plan.refused or stays + (' stay' if plan.losses else '')}")
+    for loss in plan.losses:
+        end = "the end" if loss.end == plan.size_bytes else f"byte {loss.end}"
+        print(f"{'':13}bytes taken out: {loss.position} to {end}, {loss.end - loss.position} bytes; {_lost(loss)}")
+        print(f"{'':13}    {loss.why}")
+    if plan.recovery_point is not None:
+        print(f"{'':13}recovery point of the partition lowered to {plan.recovery_point}, where its log ends")
+    if plan.indexes:
+        print(f"{'':13}made anew: {', '.join(Path(plan.path).with_suffix(suffix).name for suffix in plan.indexes)}")
+    for name in kept:
+        print(f"{'':13}kept: {name}")
+
+
+def _verdict(plan: RepairPlan, dry_run: bool) -> str:
+    if plan.refused:
+        return "refused"
+    if plan.is_empty:
+        return "ok"
+    return "would repair" if dry_run else "repaired"
+
+
+def _lost(loss: Loss) -> str:
+    if loss.records_max is None or loss.next_offset is None:
+        return f"offsets {loss.from_offset} and later are lost"
+    if not loss.records_max:
+        return "no offset is lost"
+    return f"offsets {loss.from_offset}..{loss.next_offset - 1} are lost, {loss.records_max} records at most"
+
+
+def _print_repair_json(report: VerifyReport, plan: RepairPlan, kept: list[str], dry_run: bool) -> None:
+    _print_json(
+        path=plan.path,
+        verdict=_verdict(plan, dry_run),
+        refused=plan.refused,
+        batches=report.batches,
+        records=report.records,
+        losses=[{**loss._asdict(), "records_max": loss.records_max} for loss in plan.losses],
+        indexes=list(plan.indexes),
+        recovery_point=plan.recovery_point,
+        kept=kept,
     )
 
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from api.http.errors import BAD_REQUEST, Problem
+from api.http.errors import BAD_REQUEST, PARTITION_NOT_FOUND, Problem
 from logstore.config import nearest
 
 _DISCARDED_BYTES_MAX = 256 << 20
@@ -111,3 +111,11 @@ async def respond(
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+def partition_number(text: str) -> int:
+    """A partition of a path. Raises `Problem` 404: a path that names no partition leads nowhere."""
+    try:
+        return whole_number("partition", text, low=0, high=2**31 - 1)
+    except Problem as problem:
+        raise Problem(404, PARTITION_NOT_FOUND, problem.message) from None

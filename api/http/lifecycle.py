@@ -89,20 +89,17 @@ class Client:
 
     async def wait(self, pending: Pending[T]) -> T | None:
         """The answer; None, and `pending` cancelled, once `finished`. Raises what `pending` failed with."""
-        if not pending.done and not self.finished:
-            self.watch()
-            woken = self._woken = asyncio.get_running_loop().create_future()
-            pending.when_done(lambda _: self.wake())
-            try:
+        try:
+            if not pending.done and not self.finished:
+                self.watch()
+                woken = self._woken = asyncio.get_running_loop().create_future()
+                pending.when_done(lambda _: self.wake())
                 await woken
-            finally:
-                self._woken = None
-                if not pending.done:
-                    pending.cancel()
-        if not pending.done:
-            pending.cancel()
-            return None
-        return pending.result()
+        finally:
+            self._woken = None
+            if not pending.done:
+                pending.cancel()
+        return pending.result() if pending.done else None
 
     def wake(self) -> None:
         if self._woken is not None and not self._woken.done():

@@ -151,7 +151,7 @@ def plan_batches(
             group = by_partition[target] = ([], [])
         timestamp_ms = now_ms if record.timestamp is None else record.timestamp
         group[0].append(at)
-        group[1].append((timestamp_ms, key, to_bytes(record.value), _headers(record)))
+        group[1].append((timestamp_ms, key, to_bytes(record.value), _headers(record) if record.headers else ()))
     batches = [
         batch
         for target, (indexes, new_records) in by_partition.items()
@@ -161,7 +161,7 @@ def plan_batches(
 
 
 def _headers(record: InRecord) -> Sequence[Header]:
-    return [(each.name, each.value) for each in record.headers] if record.headers else ()
+    return [(each.name, each.value) for each in record.headers or ()]
 
 
 def _split(partition: int, indexes: list[int], records: list[NewRecord], bytes_max: int) -> list[Batch]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.http.asgi import whole_number
+from api.http.asgi import partition_number
 from api.http.door import Door
-from api.http.errors import PARTITION_NOT_FOUND, Problem, no_partition
+from api.http.errors import no_partition
 from api.http.hot_docs import refusals
 from api.http.models import Brokers, Offsets, Partition, Replica, Topic
 from cluster.image import TopicImage
@@ -58,14 +58,6 @@ def router(door: Door) -> APIRouter:
         return Brokers(brokers=[broker.node_id for broker in door.node.brokers])
 
     return routes
-
-
-def partition_number(text: str) -> int:
-    """A partition of a path. Raises `Problem` 404: a path that names no partition leads nowhere."""
-    try:
-        return whole_number("partition", text, low=0, high=2**31 - 1)
-    except Problem as problem:
-        raise Problem(404, PARTITION_NOT_FOUND, problem.message) from None
 
 
 def partition_index(image: TopicImage, text: str) -> int:

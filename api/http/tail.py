@@ -132,9 +132,7 @@ class Tail(Response):
     async def _mend(self, send: Send, index: int, error: LogstoreError) -> bool:
         """Go on behind what retention removed; anything else ends the stream."""
         if not isinstance(error, OffsetOutOfRange):
-            problem = problem_of(error)
-            await self._event(send, _event(ErrorBody(problem.error_code, problem.message), name=b"error"))
-            return False
+            return await self._end(send, error)
         before = self._next[index]
         low, high = error.log_start_offset, error.log_end_offset
         self._next[index] = after = low if before < low else high
@@ -142,15 +140,19 @@ class Tail(Response):
         await self._event(send, _event(gap, name=b"gap", event_id=self._event_id(index)))
         return True
 
+    async def _end(self, send: Send, error: Problem | LogstoreError) -> bool:
+        problem = error if isinstance(error, Problem) else problem_of(error)
+        await self._event(send, _event(ErrorBody(problem.error_code, problem.message), name=b"error"))
+        return False
+
     async def _send_part(self, client: Client, send: Send, index: int, part: FetchPart) -> bool:
         """Send what was fetched, batch by batch. False: the stream is over."""
         batches = decode(part.slices, self._next[index])
         while True:
             try:
                 batch = await self._door.work(part.size_bytes, lambda: next(batches, None))
-            except Problem as problem:
-                await self._event(send, _event(ErrorBody(problem.error_code, problem.message), name=b"error"))
-                return False
+            except (Problem, LogstoreError) as error:
+                return await self._end(send, error)
             if batch is None:
                 return True
             for chunk in _chunks(batch):

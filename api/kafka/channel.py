@@ -463,6 +463,7 @@ class Channel:
         self._unsent.clear()
         self._io.close()
         self.session.closed = True
+        self.session.shortcut = None
         callbacks, self.session.on_close = self.session.on_close, []
         for callback in callbacks:
             try:

@@ -103,7 +103,7 @@ class Slot:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.reply: list[Part] | None = None
+        self.reply: Sequence[Part] | None = None
 
     def fill(self, parts: Sequence[Part]) -> None:
         """Reply with `parts` in order; the size before them is computed here.
@@ -121,6 +121,12 @@ class Slot:
         reply[0] = SIZE.pack(size)
         self.reply = reply
         self._connection.settled(self, SIZE.size + size)
+
+    def fill_frame(self, frame: bytes) -> None:
+        """`fill` with a whole frame, its size before it: for who made it in one piece."""
+        assert self.reply is None, "settled twice"
+        self.reply = (frame,)
+        self._connection.settled(self, len(frame))
 
     def skip(self) -> None:
         """This request gets no reply (Produce with acks=0)."""
@@ -372,6 +378,7 @@ class Session:
         "peer_host",
         "peer_port",
         "principal",
+        "shortcut",
     )
 
     def __init__(
@@ -393,6 +400,8 @@ class Session:
         self.principal = "User:ANONYMOUS"
         self.client_software_name = ""  # KIP-511, from ApiVersions
         self.client_software_version = ""
+        self.shortcut: Callable[[memoryview], bool] | None = None
+        """Tried before a frame is decoded: serves a request it knows from earlier ones, or says False to any other."""
         self.attachment: object | None = None
         """The dispatcher's own state for this connection, such as a SASL exchange."""
         self.on_close: list[Callable[[], None]] = []

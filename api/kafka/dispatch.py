@@ -64,6 +64,9 @@ class Dispatcher:
 
     def __call__(self, session: Session, frame: memoryview) -> None:
         """Serve one request; its reply is filled now or later. Raises `FrameError` to end the connection."""
+        shortcut = session.shortcut
+        if shortcut is not None and shortcut(frame):
+            return
         header = read_request_header(frame)
         low, high, serve = self._handlers.get(header.api_key, (0, -1, _unsupported))
         if not low <= header.api_version <= high:

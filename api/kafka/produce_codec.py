@@ -30,6 +30,7 @@ from api.kafka.schema import ZERO_UUID
 
 PRODUCE_KEY: Final = 0
 FLEXIBLE_SINCE: Final = 9
+LOG_START_SINCE: Final = 5
 TOPIC_IDS_SINCE: Final = 13
 
 # Up to the name (v3, v9) or through the size of the records (v13), if there is one topic and one partition.
@@ -55,12 +56,15 @@ class ProduceRequestView(msgspec.Struct, gc=False):
     """A Produce request whose records are views of the buffer it was read from.
 
     `topics`: (name or None, id or None, [(partition index, records or None)]), in the order of the request.
+    `prefix_bytes`: where the size of the records begins in the buffer, if they are those of one partition and reach
+    to the end of the request; else 0.
     """
 
     acks: int
     timeout_ms: int
     transactional_id: str | None
     topics: list[TopicRecords]
+    prefix_bytes: int = 0
 
 
 class ProducePartitionResult(msgspec.Struct, gc=False):
@@ -132,7 +136,8 @@ def _read_one_fixed(buffer: memoryview, position: int, end: int) -> ProduceReque
     if partition_count != 1 or size < 0 or name_end + 12 + size != end:
         return None
     name = str(buffer[position:name_end], "utf-8")
-    return ProduceRequestView(acks, timeout_ms, None, [(name, None, [(index, buffer[name_end + 12 : end])])])
+    topic: TopicRecords = (name, None, [(index, buffer[name_end + 12 : end])])
+    return ProduceRequestView(acks, timeout_ms, None, [topic], name_end + 8)
 
 
 def _read_one_by_name(buffer: memoryview, position: int, end: int) -> ProduceRequestView | None:
@@ -144,25 +149,29 @@ def _read_one_by_name(buffer: memoryview, position: int, end: int) -> ProduceReq
     partitions, index, size = _PARTITION_START_V9.unpack_from(buffer, name_end)
     if partitions != 2:
         return None
-    records = _last_records(buffer, name_end + 6, end, size)
+    records = last_records(buffer, name_end + 6, end, size)
     if records is None:
         return None
     name = str(buffer[position:name_end], "utf-8")
-    return ProduceRequestView(acks, timeout_ms, None, [(name, None, [(index, records)])])
+    return ProduceRequestView(acks, timeout_ms, None, [(name, None, [(index, records)])], name_end + 5)
 
 
 def _read_one_by_id(buffer: memoryview, position: int, end: int) -> ProduceRequestView | None:
     transaction, acks, timeout_ms, topics, raw_id, partitions, index, size = _START_V13.unpack_from(buffer, position)
     if transaction or topics != 2 or partitions != 2:
         return None
-    records = _last_records(buffer, position + 30, end, size)
+    records = last_records(buffer, position + 30, end, size)
     if records is None:
         return None
-    return ProduceRequestView(acks, timeout_ms, None, [(None, wire.uuid_of(raw_id), [(index, records)])])
+    topic: TopicRecords = (None, wire.uuid_of(raw_id), [(index, records)])
+    return ProduceRequestView(acks, timeout_ms, None, [topic], position + 29)
 
 
-def _last_records(buffer: memoryview, position: int, end: int, size: int) -> memoryview | None:
-    """Compact records, `size` being the first byte of their length, if only three empty tagged sections follow."""
+def last_records(buffer: memoryview, position: int, end: int, size: int) -> memoryview | None:
+    """Compact records, `size` being the first byte of their length, if only three empty tagged sections follow.
+
+    None for anything else that lies before `end`. Raises `IndexError` for what does not.
+    """
     if size > 127:
         try:
             size, position = wire.longer_varint(buffer, position, size)

@@ -21,18 +21,20 @@ from logstore.record.batch import (
     LENGTH_PREFIX_BYTES,
     TIMESTAMP_TYPE_MASK,
     BatchHeader,
+    HeaderFields,
 )
 from logstore.types import NO_TIMESTAMP, TimestampMs, TimestampType
 
 CODEC_MAX: Final = 4
 _MAX_TIMESTAMP_POSITION: Final = 35
 _CODEC_AND_FLAGS: Final = 0xFFFF & ~TIMESTAMP_TYPE_MASK
+_CREATE_TIME: Final = TimestampType.CREATE_TIME  # looking up an enum's member costs more than the checks around it
 _CRC = struct.Struct(">I")
 _ATTRIBUTES = struct.Struct(">h")
 _TIMESTAMP = struct.Struct(">q")
 
 
-def admit(header: BatchHeader, config: TopicConfig, now_ms: TimestampMs) -> None:
+def admit(header: HeaderFields, config: TopicConfig, now_ms: TimestampMs) -> None:
     """Refuse a batch the topic does not take. Source: Kafka's LogValidator, as far as the header goes.
 
     The timestamps checked are the first record's (against the past) and the largest (against the future).
@@ -40,18 +42,18 @@ def admit(header: BatchHeader, config: TopicConfig, now_ms: TimestampMs) -> None
     """
     (_, length, _, _, _, attributes, last_offset_delta, base_timestamp_ms, max_timestamp_ms, _, _, _, count) = header
     if attributes & _CODEC_AND_FLAGS > CODEC_MAX or last_offset_delta + 1 != count:
-        _refuse_attributes(header)
+        _refuse_attributes(BatchHeader._make(header))
     if length + LENGTH_PREFIX_BYTES > config.max_message_bytes:
         raise RecordTooLarge(
-            f"a batch of {header.size_bytes} bytes is above max.message.bytes={config.max_message_bytes}",
+            f"a batch of {length + LENGTH_PREFIX_BYTES} bytes is above max.message.bytes={config.max_message_bytes}",
             hint="lower the producer's batch.size and max.request.size, or raise the topic's max.message.bytes",
         )
-    if config.message_timestamp_type is TimestampType.CREATE_TIME and (
+    if config.message_timestamp_type is _CREATE_TIME and (
         attributes & TIMESTAMP_TYPE_MASK
         or max_timestamp_ms - now_ms > config.message_timestamp_after_max_ms
         or now_ms - base_timestamp_ms > config.message_timestamp_before_max_ms
     ):
-        _refuse_timestamp(header, config, now_ms)
+        _refuse_timestamp(BatchHeader._make(header), config, now_ms)
 
 
 def _refuse_attributes(header: BatchHeader) -> None:

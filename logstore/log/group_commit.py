@@ -47,6 +47,11 @@ class GroupCommit:
         At once, before this returns, if they are already, or if `flush.policy` is not `acks`. Otherwise after a round;
         with the error if the fsync failed. A duplicate needs this as much as the append it repeats.
         """
+        self.enlist(log, end_offset, callback)
+        self.begin()
+
+    def enlist(self, log: PartitionLog, end_offset: Offset, callback: Callback) -> None:
+        """`commit` that leaves it to a later `begin` to start a round: so a turn's partitions share one."""
         if self._closed:
             callback(Closed("the store is shutting down"))
         elif log.failure is not None:
@@ -54,12 +59,16 @@ class GroupCommit:
         elif log.durable_offset >= end_offset or log.config.flush_policy is not FlushPolicy.ACKS:
             callback(None)
         else:
-            self.flush(log, end_offset, callback)
+            self._waiting.setdefault(log, []).append(_Waiter(end_offset, callback))
 
     def flush(self, log: PartitionLog, end_offset: Offset, callback: Callback = lambda _: None) -> None:
         """As `commit`, whatever the policy of the topic: for `flush.messages`, `flush.ms` and whoever insists."""
         self._waiting.setdefault(log, []).append(_Waiter(end_offset, callback))
-        if not self._in_round:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a round for everyone enlisted, unless one is under way, after which the next begins by itself."""
+        if self._waiting and not self._in_round:
             self._begin_round()
 
     def _begin_round(self) -> None:

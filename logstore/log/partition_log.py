@@ -27,10 +27,18 @@ from logstore.log.plans import RollLimits, SegmentFacts, count_to_drop, roll_lim
 from logstore.log.producers import ProducerEntry, Producers
 from logstore.log.recovery import Recovered, Recovery, RecoveryReport
 from logstore.log.retention import Graveyard
-from logstore.record.batch import LENGTH_PREFIX_BYTES, BatchHeader, check, stamp_offset
+from logstore.record.batch import (
+    LENGTH_PREFIX_BYTES,
+    BatchHeader,
+    HeaderFields,
+    check,
+    checked_fields,
+    stamp_start,
+)
 from logstore.segment.reader import LogSlice, OpenFiles, SegmentFile
 from logstore.segment.segment import LOG_SUFFIX, SNAPSHOT_SUFFIX, Segment, file_name
 from logstore.segment.segments import Segments
+from logstore.segment.writer import WrittenBatch
 from logstore.types import (
     NO_TIMESTAMP,
     Isolation,
@@ -42,6 +50,7 @@ from logstore.types import (
     TopicPartition,
 )
 
+_LOG_APPEND_TIME: Final = TimestampType.LOG_APPEND_TIME
 LEADER_EPOCH: Final = 0  # one node holds a partition; nothing is truncated while serving
 
 
@@ -129,13 +138,14 @@ class PartitionLog:
         self._jitter_ms = 0
         self._limits = self._roll_limits()
         self._limits_config = config
+        self._index_entries = self._active.index_entries
         self._producers: Producers = recovered.producers
         self.log_start_offset: Offset = recovered.log_start_offset
         self.log_end_offset: Offset = self._active.next_offset  # includes staged batches
         self.durable_offset: Offset = self._active.next_offset  # everything below was fsynced
 
         self._staged: list[memoryview] = []  # between append and write, one batch each
-        self._staged_ends: list[tuple[Offset, TimestampMs]] = []  # last offset and largest timestamp of each
+        self._staged_ends: list[WrittenBatch] = []  # what the segment must know of each
         self._staged_undo: list[tuple[Offset, int, ProducerEntry | None]] = []  # base offset, producer, entry before
         self._staged_bytes = 0
         self._rolled: list[tuple[SegmentFile, Offset]] = []  # sealed, maybe unsynced; with the end of their offsets
@@ -177,17 +187,18 @@ class PartitionLog:
             NotWritten: a new segment was due and what is staged could not be written, see `write`.
             DurabilityUnknown: read-only since an fsync failed. Closed.
         """
-        header = check(records)
-        if header.length + LENGTH_PREFIX_BYTES == len(records):
+        header = checked_fields(records)
+        if header[1] + LENGTH_PREFIX_BYTES == len(records):
             return self._append_one(records, header, now_ms)
         return self._append_many(records, now_ms)
 
-    def _append_one(self, records: memoryview, header: BatchHeader, now_ms: TimestampMs) -> AppendResult:
-        admit(header, self.config, now_ms)
+    def _append_one(self, records: memoryview, header: HeaderFields, now_ms: TimestampMs) -> AppendResult:
+        config = self.config
+        admit(header, config, now_ms)
         _, length, _, _, _, attributes, last_delta, _, max_timestamp_ms, producer_id, epoch, sequence, _ = header
         size_bytes = length + LENGTH_PREFIX_BYTES
         log_append_time_ms = NO_TIMESTAMP
-        if self.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
+        if config.message_timestamp_type is _LOG_APPEND_TIME:
             max_timestamp_ms = log_append_time_ms = now_ms
         if producer_id >= 0:
             earlier = self._producers.decide(producer_id, epoch, sequence, last_delta)
@@ -199,12 +210,18 @@ class PartitionLog:
             self._refuse_append()
         base_offset = self.log_end_offset
         last_offset = base_offset + last_delta
-        if self.config is not self._limits_config:
-            self._limits, self._limits_config = self._roll_limits(), self.config
-        active = self._active
-        held_bytes = active.size_bytes + self._staged_bytes
-        entries = active.index_entries + len(self._staged)
-        if should_roll(self._limits, held_bytes, entries, size_bytes, last_offset, max_timestamp_ms, now_ms):
+        if config is not self._limits_config:
+            self._limits, self._limits_config = self._roll_limits(), config
+        held_bytes = self._active.size_bytes + self._staged_bytes
+        if should_roll(
+            self._limits,
+            held_bytes,
+            self._index_entries + len(self._staged),
+            size_bytes,
+            last_offset,
+            max_timestamp_ms,
+            now_ms,
+        ):
             self.write()
             self._roll(now_ms)
         if producer_id >= 0:
@@ -213,9 +230,9 @@ class PartitionLog:
             self._staged_undo.append((base_offset, producer_id, before))
         if log_append_time_ms >= 0:
             stamp_append_time(records, attributes, log_append_time_ms)
-        stamp_offset(records, 0, base_offset, LEADER_EPOCH)
+        stamp_start(records, base_offset, length, LEADER_EPOCH)
         self._staged.append(records)
-        self._staged_ends.append((last_offset, max_timestamp_ms))
+        self._staged_ends.append((size_bytes, last_offset, max_timestamp_ms))
         self._staged_bytes += size_bytes
         self.log_end_offset = last_offset + 1
         if self._unflushed_since_ms is None:
@@ -224,7 +241,7 @@ class PartitionLog:
 
     def _append_many(self, records: memoryview, now_ms: TimestampMs) -> AppendResult:
         """Several batches, all or none. Those of idempotent producers come alone, as in Kafka."""
-        batches: list[tuple[memoryview, BatchHeader]] = []
+        batches: list[tuple[memoryview, HeaderFields]] = []
         position = 0
         while position < len(records):
             header = check(records, position)
@@ -238,7 +255,7 @@ class PartitionLog:
             results.extend(self._append_one(view, header, now_ms) for view, header in batches)
         except LogstoreError:
             if results:  # a roll may have written the first of them: those stay
-                self._unstage(sum(1 for last_offset, _ in self._staged_ends if last_offset < results[0].base_offset))
+                self._unstage(sum(1 for _, last_offset, _ in self._staged_ends if last_offset < results[0].base_offset))
             raise
         return results[0]._replace(last_offset=results[-1].last_offset)
 
@@ -287,11 +304,12 @@ class PartitionLog:
         jitter_ms_max = min(self.config.segment_jitter_ms, self.config.segment_ms)
         self._jitter_ms = self._chance.below(jitter_ms_max + 1) if self._chance and jitter_ms_max else 0
         self._limits = self._roll_limits()
+        self._index_entries = 0
 
     # --- write ------------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Put everything staged into the page cache: one system call up to 64 KiB. Then it is readable.
+        """Put everything staged into the page cache: one system call below 128 KiB. Then it is readable.
 
         Raises `NotWritten`: nothing that was staged is stored, offsets and producers are as they were before. An append
         of which a roll was due may have written what was staged before it: an append stands if and only if its
@@ -310,8 +328,8 @@ class PartitionLog:
             self._cut_back()
             raise
         is_first = not active.size_bytes
-        for view, (last_offset, max_timestamp_ms) in zip(staged, self._staged_ends, strict=True):
-            active.note(len(view), last_offset, max_timestamp_ms)
+        active.note(self._staged_ends)
+        self._index_entries = active.index_entries
         if is_first:
             self._limits = self._roll_limits()  # the age counts from the first batch
         self.appended_batches += len(staged)
@@ -326,7 +344,7 @@ class PartitionLog:
         for view in self._staged[keep:]:
             self._staged_bytes -= len(view)
         del self._staged[keep:], self._staged_ends[keep:]
-        self.log_end_offset = self._staged_ends[-1][0] + 1 if keep else self._active.next_offset
+        self.log_end_offset = self._staged_ends[-1][1] + 1 if keep else self._active.next_offset
         while self._staged_undo and self._staged_undo[-1][0] >= self.log_end_offset:
             _, producer_id, before = self._staged_undo.pop()
             self._producers.undo(producer_id, before)

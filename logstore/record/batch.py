@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from crc32c import crc32c
 
@@ -46,10 +46,16 @@ DELETE_HORIZON_MASK = 0x40
 MAX_TIMESTAMP_POSITION = 35
 OFFSET_MAX = 2**63 - 1
 
+_START = struct.Struct(">qii")  # base offset, batch length, leader epoch
 _BASE_OFFSET = struct.Struct(">q")
 _LENGTH = struct.Struct(">i")
+assert _START.size == MAGIC_POSITION
 _CRC_AND_ATTRIBUTES = struct.Struct(">Ih")
 _MAX_TIMESTAMP = struct.Struct(">q")
+
+
+HeaderFields: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
+"""The fields of a `BatchHeader` in their order."""
 
 
 class BatchHeader(NamedTuple):
@@ -108,6 +114,11 @@ def stamp_offset(buffer: bytearray | memoryview, position: int, base_offset: Off
     _LENGTH.pack_into(buffer, position + LENGTH_PREFIX_BYTES, leader_epoch)
 
 
+def stamp_start(buffer: bytearray | memoryview, base_offset: Offset, length: int, leader_epoch: int) -> None:
+    """`stamp_offset` at the start of `buffer` in one call, for who knows the batch length, which lies between."""
+    _START.pack_into(buffer, 0, base_offset, length, leader_epoch)
+
+
 def stamp_log_append_time(buffer: bytearray | memoryview, position: int, now_ms: TimestampMs) -> None:
     """Make every record of the batch at `position` bear the time `now_ms`, in place, and set the CRC anew.
 
@@ -150,18 +161,27 @@ def check(buffer: memoryview, position: int = 0) -> BatchHeader:
     below 2^63. No record is decoded.
     Raises `CorruptBatch`, or `UnsupportedFormat` for another magic.
     """
+    return BatchHeader._make(checked_fields(buffer, position))
+
+
+def checked_fields(buffer: memoryview, position: int = 0) -> HeaderFields:
+    """As `check`, but the header is a bare tuple: on the hot path a `BatchHeader` costs as much as the checks."""
     left = len(buffer) - position
     if left > MAGIC_POSITION and (magic := buffer[position + MAGIC_POSITION]) != MAGIC:
         raise UnsupportedFormat(
             f"record format v{magic} is not taken", hint="produce RecordBatch v2 (any client since Kafka 0.11)"
         )
-    header = read_header(buffer, position)
-    if not HEADER_BYTES <= header.size_bytes <= left:
-        raise CorruptBatch(f"batch of {header.size_bytes} bytes where {left} are left")
-    if crc32c(buffer[position + ATTRIBUTES_POSITION : position + header.size_bytes]) != header.crc:
-        raise CorruptBatch(f"CRC32C of the batch at byte {position} is not {header.crc:#010x}")
-    if header.last_offset_delta < 0 or not 0 <= header.record_count <= header.last_offset_delta + 1:
-        raise CorruptBatch(f"{header.record_count} records for offset deltas 0..{header.last_offset_delta}")
-    if header.last_offset > OFFSET_MAX:
-        raise CorruptBatch(f"base offset {header.base_offset} leaves no room for {header.last_offset_delta} more")
+    if left < HEADER_BYTES:
+        raise CorruptBatch(f"{left} bytes are too few for a batch header of {HEADER_BYTES}")
+    header: HeaderFields = HEADER.unpack_from(buffer, position)
+    base_offset, length, _, _, crc, _, last_offset_delta, _, _, _, _, _, record_count = header
+    size_bytes = length + LENGTH_PREFIX_BYTES
+    if not HEADER_BYTES <= size_bytes <= left:
+        raise CorruptBatch(f"batch of {size_bytes} bytes where {left} are left")
+    if crc32c(buffer[position + ATTRIBUTES_POSITION : position + size_bytes]) != crc:
+        raise CorruptBatch(f"CRC32C of the batch at byte {position} is not {crc:#010x}")
+    if last_offset_delta < 0 or not 0 <= record_count <= last_offset_delta + 1:
+        raise CorruptBatch(f"{record_count} records for offset deltas 0..{last_offset_delta}")
+    if base_offset + last_offset_delta > OFFSET_MAX:
+        raise CorruptBatch(f"base offset {base_offset} leaves no room for {last_offset_delta} more")
     return header

@@ -5,9 +5,10 @@
              header count varint · (key length varint · key · value length varint (-1: none) · value)…
     varint   zigzag, base 128, least group first: 0 -> 00, -1 -> 01, 1 -> 02, 64 -> 80 01
 
-Speed comes from a table of the varints 0..8191 (all of one and two bytes), one `bytes.join` per batch, and a decoder
-that reads varints of one and two bytes in place. It checks little while it reads: every step goes forward, a read
-behind the end is an IndexError, and after each record the position must be exactly where its length said.
+Speed comes from a table of the varints 0..8191 (all of one and two bytes), one `bytes.join` per batch, and two ways to
+decode: runs of records of equal shape at once (`runs`), all others one by one, varints of one and two bytes in place.
+That checks little while it reads: every step goes forward, a read behind the end is an IndexError, and after each
+record the position must be exactly where its length said.
 Source: Kafka protocol guide, "Record"; KIP-98. The whole page: docs/formats/record-batch.md.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Final, TypeAlias
 
 from crc32c import crc32c
@@ -37,6 +39,7 @@ from logstore.record.batch import (
     check,
 )
 from logstore.record.compression import DECOMPRESSED_BYTES_MAX, compress, decompress
+from logstore.record.runs import RUN_MIN, run_at
 from logstore.types import (
     NO_PRODUCER_EPOCH,
     NO_PRODUCER_ID,
@@ -115,21 +118,11 @@ def encode_batch(
     )
     base_timestamp_ms = records[0][0]
     parts, max_timestamp_ms = _encode_records(records, base_timestamp_ms)
-    header = BatchHeader(
-        base_offset=0,
-        length=0,
-        leader_epoch=0,
-        magic=MAGIC,
-        crc=0,
-        attributes=attributes,
-        last_offset_delta=len(records) - 1,
-        base_timestamp_ms=base_timestamp_ms,
-        max_timestamp_ms=max_timestamp_ms,
-        producer_id=producer_id,
-        producer_epoch=producer_epoch,
-        base_sequence=base_sequence,
-        record_count=len(records),
-    )
+    last_delta, record_count = len(records) - 1, len(records)
+    header = (
+        0, 0, 0, MAGIC, 0, attributes, last_delta, base_timestamp_ms, max_timestamp_ms,
+        producer_id, producer_epoch, base_sequence, record_count,
+    )  # fmt: skip
     return _assemble(header, parts, level)
 
 
@@ -226,17 +219,22 @@ def _append_record(
     parts += fields
 
 
-def _assemble(header: BatchHeader, parts: list[Buffer], level: int | None) -> bytearray:
-    """`parts` (a hole for the header, then the records) joined and compressed, under `header` with length and CRC."""
-    if header.codec:
-        body = compress(header.codec, b"".join(parts[1:]), level)
+def _assemble(header: tuple[int, ...], parts: list[Buffer], level: int | None) -> bytearray:
+    """`parts` (a hole for the header, then the records) joined and compressed, under `header` with length and CRC.
+
+    `header` has the fields of a `BatchHeader`, and need not be one: to build one costs as much as a small batch.
+    """
+    base_offset, _, *rest = header
+    codec = header[5] & CODEC_MASK
+    if codec:
+        body = compress(codec, b"".join(parts[1:]), level)
         batch = bytearray().join((_HEADER_HOLE, body))
     else:
         batch = bytearray().join(parts)
     if len(batch) > BATCH_BYTES_MAX:
         raise RecordTooLarge(f"a batch of {len(batch)} bytes", hint=f"at most {BATCH_BYTES_MAX} fit the format")
     try:
-        HEADER.pack_into(batch, 0, *header._replace(length=len(batch) - LENGTH_PREFIX_BYTES))
+        HEADER.pack_into(batch, 0, base_offset, len(batch) - LENGTH_PREFIX_BYTES, *rest)
     except struct.error as error:
         raise InvalidRecord(f"a field of the batch header is off its bounds: {error}") from None
     with memoryview(batch) as view:
@@ -251,44 +249,77 @@ _Fields: TypeAlias = tuple[Offset, TimestampMs, bytes | None, bytes | None, tupl
 _new_record: Callable[[_Fields], Record] = partial(tuple.__new__, Record)  # skips the argument count that _make checks
 
 
-def decode_batch(
-    batch: Buffer, header: BatchHeader | None = None, *, bytes_max: int = DECOMPRESSED_BYTES_MAX
-) -> list[Record]:
-    """All records of one batch; as `iter_records`."""
-    return list(iter_records(batch, header, bytes_max=bytes_max))
-
-
 def iter_records(
     batch: Buffer, header: BatchHeader | None = None, *, bytes_max: int = DECOMPRESSED_BYTES_MAX
 ) -> Iterator[Record]:
+    """As `decode_batch`: everything is decoded, and raised, before the first record comes."""
+    return iter(decode_batch(batch, header, bytes_max=bytes_max))
+
+
+def decode_batch(
+    batch: Buffer, header: BatchHeader | None = None, *, bytes_max: int = DECOMPRESSED_BYTES_MAX
+) -> list[Record]:
     """The records of the batch that `batch` begins with, in offset order, copied out of it.
 
     Args: `header`, when the caller has checked the batch already (`batch.check`); without it CRC and counts are
         checked first. `bytes_max`, bound of the decompressed body.
-    Yields absolute offsets. Under log append time every record has the batch's maximum timestamp. A header key that is
-        not UTF-8 keeps its bytes as surrogate escapes.
-    Raises, before the first record: CorruptBatch (with the byte, counted in the decompressed body), RecordTooLarge (a
-        bomb), UnsupportedFormat.
+    Returns: absolute offsets. Under log append time every record has the batch's maximum timestamp. A header key that
+        is not UTF-8 keeps its bytes as surrogate escapes.
+    Raises: CorruptBatch (with the byte, counted in the decompressed body), RecordTooLarge (a bomb), UnsupportedFormat.
     """
     view = memoryview(batch)
     if header is None:
         header = check(view)
-    elif not HEADER_BYTES <= header.size_bytes <= len(view):
-        raise CorruptBatch(f"batch of {header.size_bytes} bytes where {len(view)} are left")
-    body = decompress(header.codec, view[HEADER_BYTES : header.size_bytes], bytes_max)
-    return map(_new_record, _decode_records(header, body))
+    size_bytes = header.length + LENGTH_PREFIX_BYTES
+    if not HEADER_BYTES <= size_bytes <= len(view):
+        raise CorruptBatch(f"batch of {size_bytes} bytes where {len(view)} are left")
+    body = decompress(header.codec, view[HEADER_BYTES:size_bytes], bytes_max)
+    return _decode_records(header, body)
 
 
-def _decode_records(header: BatchHeader, body: bytes) -> list[_Fields]:
-    """The fields of every record, in a loop that is long on purpose: a call per varint would halve its speed."""
-    size, position, start = len(body), 0, 0
-    base_offset, last_delta = header.base_offset, header.last_offset_delta << 1  # deltas compared before unzigzag
-    base_timestamp_ms, expected = header.base_timestamp_ms, 0
-    append_time_ms = header.max_timestamp_ms if header.is_log_append_time else None
+def _decode_records(header: BatchHeader, body: bytes) -> list[Record]:
+    base_offset, base_timestamp_ms = header.base_offset, header.base_timestamp_ms
+    records: list[Record] = []
+    position, delta, left = 0, 0, header.record_count
+    singly = RUN_MIN  # records to read one by one where no run begins
+    while left > 0:
+        run = run_at(body, position, delta, left, base_timestamp_ms) if left >= RUN_MIN else None
+        if run is None:
+            fields, position, delta = _fields_at(body, position, delta, min(singly, left), header)
+            left -= len(fields)
+            records += map(_new_record, fields)
+            singly *= 2  # the more the records vary, the less often is a run looked for
+        else:
+            found, position, timestamps, keys, values = run
+            offsets = range(base_offset + delta, base_offset + delta + found)
+            records += map(_new_record, zip(offsets, timestamps, keys, values, repeat(())))
+            delta += found
+            left -= found
+    if position != len(body):
+        raise _damaged(position, f"{len(body) - position} bytes are left after {header.record_count} records")
+    if delta > header.last_offset_delta + 1:
+        raise _damaged(position, f"the last offset delta is {delta - 1}, above {header.last_offset_delta}")
+    if header.is_log_append_time:
+        append_time_ms = header.max_timestamp_ms
+        return [record._replace(timestamp_ms=append_time_ms) for record in records]
+    return records
+
+
+def _fields_at(
+    body: bytes, position: int, next_delta: int, count: int, header: BatchHeader
+) -> tuple[list[_Fields], int, int]:
+    """The fields of `count` records from `position` on, the position after them, and the next offset delta.
+
+    A loop that is long on purpose: a call per varint would halve its speed.
+    """
+    size, start = len(body), position
+    base_offset, base_timestamp_ms = header.base_offset, header.base_timestamp_ms
+    expected = next_delta << 1  # deltas are compared before unzigzag
+    timestamp_before, timestamp_ms = 0, base_timestamp_ms
     records: list[_Fields] = []
     append = records.append
     try:
-        for _ in range(header.record_count):
+        for _ in range(count):
             start = position
             number = body[position]
             if number < 0x80:
@@ -302,15 +333,17 @@ def _decode_records(header: BatchHeader, body: bytes) -> list[_Fields]:
             if number & 1 or end > size:
                 raise _damaged(start, "a record's length is beyond the body")
 
-            position += 1  # attributes: none is defined
-            timestamp = body[position]
+            timestamp = body[position + 1]  # behind the attributes, of which none is defined
             if timestamp < 0x80:
-                position += 1
-            elif (high := body[position + 1]) < 0x80:
-                timestamp += (high << 7) - 0x80
                 position += 2
+            elif (high := body[position + 2]) < 0x80:
+                timestamp += (high << 7) - 0x80
+                position += 3
             else:
-                timestamp, position = _varint_at(body, position, _UINT64_MAX)
+                timestamp, position = _varint_at(body, position + 1, _UINT64_MAX)
+            if timestamp != timestamp_before:
+                timestamp_before = timestamp
+                timestamp_ms = base_timestamp_ms + ((timestamp >> 1) ^ -(timestamp & 1))
 
             delta = body[position]
             if delta < 0x80:
@@ -356,17 +389,10 @@ def _decode_records(header: BatchHeader, body: bytes) -> list[_Fields]:
                 position += 1
             if position != end:
                 raise _damaged(start, f"a record's fields end at byte {position}, its length says {end}")
-            timestamp_ms = base_timestamp_ms + (~(timestamp >> 1) if timestamp & 1 else timestamp >> 1)
             append((base_offset + (delta >> 1), timestamp_ms, key, value, headers))
     except IndexError:
         raise _damaged(start, "a record is cut") from None
-    if position != size:
-        raise _damaged(position, f"{size - position} bytes are left after {header.record_count} records")
-    if expected > last_delta + 2:
-        raise _damaged(start, f"the last offset delta is {(expected >> 1) - 1}, above {header.last_offset_delta}")
-    if append_time_ms is not None:
-        return [(offset, append_time_ms, key, value, headers) for offset, _, key, value, headers in records]
-    return records
+    return records, position, expected >> 1
 
 
 def _varint_at(body: bytes, position: int, number_max: int = _UINT32_MAX) -> tuple[int, int]:

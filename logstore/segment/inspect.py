@@ -50,9 +50,7 @@ RELATIVE_OFFSET_MAX: Final = 2**31 - 1
 _WINDOW_BYTES: Final = 256 << 10
 _WHOLE_BYTES_MAX: Final = 16 << 20  # a batch above is only loaded after its CRC was found right, piece by piece
 _OLD_MESSAGE_BYTES_MIN: Final = 26  # format v0: 12 + CRC, magic, attributes, two lengths
-_SEARCH_ROUNDS_MAX: Final = (
-    16  # times the file's size is checksummed at most in search of batches: bytes may be hostile
-)
+_SEARCH_ROUNDS_MAX: Final = 16  # times the file's size that a search may checksum: hostile bytes look like headers
 _LOOKS: Final = 3  # at anything that looks wrong, before it is called damage
 _HEADER_LIKE: Final = re.compile(rb"(?=[\x00-\x7f].{7}[\x00-\x7f].{7}\x02.{4}\x00[\x00-\x7f][\x00-\x7f])", re.DOTALL)
 """At a byte where signs, magic and attributes are as in every batch header: one byte in 2^20 of noise."""

@@ -11,7 +11,7 @@ from logstore.record.batch import HEADER, HEADER_BYTES, BatchHeader, read_header
 from logstore.segment.offset_index import OffsetIndex
 from logstore.segment.reader import Hop, LogSlice, OpenFiles, SegmentFile, damaged, hop
 from logstore.segment.time_index import TimeIndex
-from logstore.segment.writer import IndexBuilder, write_pieces
+from logstore.segment.writer import IndexBuilder, WrittenBatch, write_pieces
 from logstore.types import NO_TIMESTAMP, Offset, Position, TimestampMs
 
 LOG_SUFFIX: Final = ".log"
@@ -113,15 +113,13 @@ class Segment:
         assert self._file is not None, "a sealed segment takes no bytes"
         write_pieces(self._files, self._file.handle, views, self.size_bytes, size_bytes)
 
-    def note(self, size_bytes: int, last_offset: Offset, max_timestamp_ms: TimestampMs) -> None:
-        """Make the next written batch visible and index it."""
+    def note(self, batches: Sequence[WrittenBatch]) -> None:
+        """Make the batches written last, in their order, visible and index them."""
         assert self.builder is not None, "a sealed segment takes no batch"
-        position = self.size_bytes
-        if position == 0:
-            self._first_timestamp_ms = max_timestamp_ms
-        self.builder.add(position, last_offset, max_timestamp_ms)
-        self.size_bytes = position + size_bytes
-        self.next_offset = last_offset + 1
+        if self.size_bytes == 0:
+            self._first_timestamp_ms = batches[0][2]
+        self.size_bytes = self.builder.add_all(self.size_bytes, batches)
+        self.next_offset = batches[-1][1] + 1
 
     def cut_back(self) -> None:
         """Drop written bytes that were not noted. Raises `NotWritten`."""

@@ -132,7 +132,9 @@ def test_a_header_may_have_no_value_and_a_name_may_come_twice(topic: str, server
 def test_a_compressed_batch_is_stored_with_its_codec_and_read_by_others(topic: str, server: ServerProcess) -> None:
     sent: list[bytes] = []
     for codec in CODECS:
-        producer = confluent_kafka.Producer({"bootstrap.servers": server.kafka, "compression.type": codec})
+        producer = confluent_kafka.Producer(
+            {"bootstrap.servers": server.kafka, "compression.type": codec, "linger.ms": 200}
+        )
         for number in range(100):
             sent.append(b"the same words again and again, %s %d" % (codec.encode(), number))
             producer.produce(topic, value=sent[-1])
@@ -141,7 +143,8 @@ def test_a_compressed_batch_is_stored_with_its_codec_and_read_by_others(topic: s
     for at, header in iter_headers(data):
         for record in decode_batch(memoryview(data)[at : at + header.size_bytes]):
             assert sent[record.offset] == record.value
-            assert f" {Codec(header.codec).name.lower()} ".encode() in sent[record.offset]
+            if header.record_count > 1:  # librdkafka leaves alone what does not shrink
+                assert f" {Codec(header.codec).name.lower()} ".encode() in sent[record.offset]
     for client in ("confluent", "aiokafka", "http"):
         read = CLIENTS[client](server.kafka, server.http).read_all(topic)
         assert [record.value for record in read[0]] == sent, client

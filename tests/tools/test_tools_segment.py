@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from logstore.files import OsFiles
 from logstore.record.batch import stamp_offset
 from logstore.record.control import EndMarker, MarkerType, encode_marker_batch
 from logstore.record.records import encode_batch
@@ -144,6 +145,77 @@ def test_verify_names_file_position_and_what_to_do(log: Path):
     assert line["damages"][0]["hint"]
 
 
+def test_a_dry_run_says_what_a_repair_then_does(log: Path):
+    damage(log)
+    before = {path.name: path.read_bytes() for path in log.parent.iterdir()}
+    first_bytes = before[log.name].index((7).to_bytes(8, "big"))
+    result = run("repair", "--dry-run", log.parent.parent)
+    assert result.exit_code == 1
+    assert {path.name: path.read_bytes() for path in log.parent.iterdir()} == before
+    head, where, why, indexes = result.stdout.splitlines()
+    assert head.startswith(f"would repair {log}  2 batches, 2 records stay")
+    assert f"bytes taken out: 0 to byte {first_bytes}, {first_bytes} bytes; offsets 5..6 are lost, 2 records" in where
+    assert "CRC32C" in why
+    assert indexes.split() == ["made", "anew:", f"{log.stem}.index,", f"{log.stem}.timeindex"]
+
+    result = run("repair", log.parent.parent)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == f"repaired     {log}  2 batches, 2 records stay"
+    assert result.stdout.splitlines()[1:4] == [where, why, indexes]
+    assert result.stdout.splitlines()[4] == f"             kept: {log}.damaged-1"
+    assert Path(f"{log}.damaged-1").read_bytes() == before[log.name]
+    result = run("verify", "--deep", log)
+    assert result.exit_code == 0
+    assert "offsets 5..8  2 batches, 2 records" in result.stdout
+    result = run("repair", log)
+    assert (result.exit_code, result.stdout) == (0, f"ok           {log}  2 batches, 2 records\n")
+
+
+def test_a_repair_as_json(log: Path):
+    log.write_bytes(log.read_bytes() + b"\x07" * 100)
+    (line,) = json_lines(run("repair", "--format", "json", log))
+    (loss,) = line["losses"]
+    assert line["verdict"] == "repaired"
+    assert (loss["from_offset"], loss["next_offset"], loss["records_max"]) == (9, None, None)
+    assert loss["end"] - loss["position"] == 100
+    assert line["kept"][0] == f"{log}.damaged-1"
+
+
+def test_a_repair_is_refused_while_the_directory_is_in_use(log: Path):
+    damage(log)
+    before = log.read_bytes()
+    lock = OsFiles().lock(str(log.parent.parent / ".lock"))
+    try:
+        for path in (log, log.parent, log.parent.parent):
+            result = run("repair", path)
+            assert result.exit_code == 1
+            assert "in use by process" in result.stderr
+            assert not result.stdout
+        assert run("repair", "--dry-run", log).exit_code == 1
+        assert log.read_bytes() == before
+    finally:
+        lock.release()
+    assert run("repair", log).exit_code == 0
+
+
+def test_a_repair_goes_on_with_the_next_segment_after_a_failure(log: Path):
+    damage(log)
+    (log.parent / f"{1:020}.log").mkdir()
+    result = run("repair", log.parent)
+    assert result.exit_code == 1
+    assert "Is a directory" in result.stderr
+    assert "repaired" in result.stdout
+
+
+def test_verify_knows_that_another_segment_follows(log: Path):
+    log.write_bytes(log.read_bytes() + bytes(50))
+    assert run("verify", log).exit_code == 0
+    (log.parent / f"{9:020}.log").write_bytes(b"")
+    result = run("verify", log)
+    assert result.exit_code == 1
+    assert "50 zeros" in result.stdout
+
+
 def test_list_shows_every_segment(log: Path):
     (log.parent / f"{9:020}.log").write_bytes(b"")
     result = run("list", log.parent.parent)
@@ -169,6 +241,9 @@ def test_list_shows_every_segment(log: Path):
         ("dump", "x.index"),
         ("dump", "--format", "xml", "x.log"),
         ("verify",),
+        ("repair",),
+        ("repair", "missing"),
+        ("repair", "x.index"),
         ("nonsense",),
     ],
 )

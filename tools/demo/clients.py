@@ -22,6 +22,9 @@ FOR_EVER: Final = {"retention.ms": "-1"}
 
 READ_TIMEOUT_S: Final = 60
 
+_QUIET: Final = 2
+"""librdkafka's log level: it tells of every lost connection, and here connections are lost on purpose."""
+
 OnProgress: TypeAlias = Callable[[int], None]
 """Told the number of records acknowledged so far, from whichever thread the client uses."""
 
@@ -106,14 +109,14 @@ class Confluent:
         self._settings = dict(settings or {})
 
     def create_topic(self, topic: str, partitions: int, options: Mapping[str, str] = FOR_EVER) -> None:
-        admin = self._admin.AdminClient({"bootstrap.servers": self._kafka})
+        admin = self._admin.AdminClient({"bootstrap.servers": self._kafka, "log_level": _QUIET})
         new = self._library.cimpl.NewTopic(topic, num_partitions=partitions, config=dict(options))
         made = admin.create_topics([new])
         made[topic].result(timeout=READ_TIMEOUT_S)
 
     def produce_all(self, topic: str, records: Sequence[Sent], on_progress: OnProgress = lambda _: None) -> None:
-        config = {"bootstrap.servers": self._kafka, "enable.idempotence": True, "acks": "all", **self._settings}
-        producer = self._library.Producer(config)
+        config = {"bootstrap.servers": self._kafka, "log_level": _QUIET, "enable.idempotence": True, "acks": "all"}
+        producer = self._library.Producer(config | self._settings)
         errors: list[str] = []
         acknowledged = 0
 
@@ -182,7 +185,7 @@ class Confluent:
     def _consumer(self) -> confluent_kafka.Consumer:
         return self._library.Consumer(
             {"bootstrap.servers": self._kafka, "group.id": "demo", "enable.partition.eof": True}
-            | {"enable.auto.commit": False, "check.crcs": True}
+            | {"enable.auto.commit": False, "check.crcs": True, "log_level": _QUIET}
         )
 
 

@@ -3,15 +3,21 @@
 Version 13 names topics by id. `acks` 0 gets no reply, and an error then ends the connection, the only sign there is; 1
 is answered from the page cache; -1 (all) after an fsync (`flush.policy`). Each partition of a request succeeds or fails
 on its own. The record bytes are views of the receive buffer: they are stamped there and written from there at the end
-of the turn, never decoded. Transactional batches are refused by the log: no transaction can have begun.
+of the turn, never decoded; from the second request of a kind on, the request is not either (`produce_shortcut`).
+Transactional batches are refused by the log: no transaction can have begun.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
 
 from api.errors import wire
+from api.kafka import produce_shortcut
 from api.kafka.codec import response_header, write_response
 from api.kafka.connection import Slot
 from api.kafka.messages.produce import PartitionProduceResponse, ProduceResponse, TopicProduceResponse
@@ -24,6 +30,7 @@ from api.kafka.produce_codec import (
 )
 from api.kafka.schema import ZERO_UUID
 from cluster.error_codes import ErrorCode
+from cluster.image import TopicImage
 from cluster.node import Node
 from cluster.pending import Pending
 from logstore.errors import InvalidRecord, InvalidRequest, LogstoreError, UnknownTopicOrPartition
@@ -42,8 +49,49 @@ def serve(context: Context, frame: memoryview, slot: Slot) -> None:
     request = read_produce(context.header.api_version, frame, context.header.body_position, len(frame))
     if request.acks not in _ACKS:
         _Produce(context, slot, request).refuse(ErrorCode.INVALID_REQUIRED_ACKS)
-    else:
-        _Produce(context, slot, request).append(context.node)
+        return
+    _Produce(context, slot, request).append(context.node)
+    if request.prefix_bytes and context.version >= produce_shortcut.VERSION_FIRST:
+        _learn(context, frame, request)
+
+
+def _learn(context: Context, frame: memoryview, request: ProduceRequestView) -> None:
+    """Let requests that begin like this one take the shortcut."""
+    node, session = context.node, context.session
+    ((name, topic_id, ((index, _),)),) = request.topics
+    try:
+        partition_id = node.partition_id(_topic(node, name, topic_id), index)
+    except LogstoreError:
+        return
+    without_records = ProduceRequestView(request.acks, 0, None, [(name, topic_id, [(index, None)])])
+    route = produce_shortcut.make_route(
+        context.version,
+        request.prefix_bytes,
+        topic=name,
+        topic_id=topic_id,
+        index=index,
+        partition_id=partition_id,
+        acks=request.acks,
+        refuse=partial(_refuse, context, without_records),
+    )
+    shortcut = session.shortcut
+    if not isinstance(shortcut, produce_shortcut.ProduceShortcut):
+        session.shortcut = shortcut = produce_shortcut.ProduceShortcut(node, session)
+    shortcut.learn(frame, route)
+
+
+def _refuse(
+    context: Context, request: ProduceRequestView, correlation_id: int, slot: Slot, error: LogstoreError
+) -> None:
+    """What `_Produce` answers to a request like `request` when its append fails."""
+    header = msgspec.structs.replace(context.header, correlation_id=correlation_id)
+    produce = _Produce(context._replace(header=header), slot, request)
+    produce.fail(0, 0, error)
+    produce.settle()
+
+
+def _topic(node: Node, name: str | None, topic_id: UUID | None) -> TopicImage:
+    return node.topic_by_id(topic_id) if topic_id is not None else node.topic(name or "")
 
 
 class _Produce:
@@ -64,12 +112,12 @@ class _Produce:
         for at_topic, (name, topic_id, partitions) in enumerate(self._request.topics):
             for at_partition, (index, records) in enumerate(partitions):
                 try:
-                    topic = node.topic_by_id(topic_id) if topic_id is not None else node.topic(name or "")
+                    topic = _topic(node, name, topic_id)
                     if records is None or not len(records):
                         raise InvalidRecord("there are no records for this partition")
                     pending = node.produce(node.partition_id(topic, index), records, acks=acks)
                 except LogstoreError as error:
-                    self._fail(at_topic, at_partition, error)
+                    self.fail(at_topic, at_partition, error)
                     continue
                 self._open += 1
                 pending.when_done(_listener(self, at_topic, at_partition))
@@ -88,7 +136,7 @@ class _Produce:
         try:
             base_offset, _, log_append_time_ms, log_start_offset, _ = done.result()
         except LogstoreError as error:
-            self._fail(at_topic, at_partition, error)
+            self.fail(at_topic, at_partition, error)
         else:
             index = self._request.topics[at_topic][2][at_partition][0]
             self._results[at_topic][at_partition] = ProducePartitionResult(
@@ -96,7 +144,7 @@ class _Produce:
             )
         self.settle()
 
-    def _fail(self, at_topic: int, at_partition: int, error: LogstoreError) -> None:
+    def fail(self, at_topic: int, at_partition: int, error: LogstoreError) -> None:
         code = wire(error).code
         if isinstance(error, UnknownTopicOrPartition) and self._request.topics[at_topic][1] is not None:
             code = ErrorCode.UNKNOWN_TOPIC_ID

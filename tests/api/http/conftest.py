@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.http.app import HttpApp, create_app
-from api.http.door import HttpLimits
+from api.http.app import HttpApp
+from api.http.door import Door, HttpLimits
 from api.http.lifecycle import Lifecycle
 from api.http.server import HttpServer, ServerLimits
 from api.kafka.server import bind
@@ -98,7 +98,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await node.open(store.topics())
     await groups.load(fence)
     lifecycle = Lifecycle()
-    made = House(node, create_app(node, clock=clock, lifecycle=lifecycle, limits=LIMITS), lifecycle, clock)
+    made = House(node, HttpApp(Door(node, clock=clock, lifecycle=lifecycle, limits=LIMITS)), lifecycle, clock)
     lifecycle.ready()
     yield made
     await made.client.aclose()

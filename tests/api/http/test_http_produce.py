@@ -369,7 +369,7 @@ async def test_a_topic_that_is_closed_under_the_request_shows_in_the_records(hou
 
 
 async def test_without_the_shim_the_answers_are_the_same(house) -> None:
-    transport = httpx.ASGITransport(house.app.rest)
+    transport = httpx.ASGITransport(await house.app.rest())
     async with httpx.AsyncClient(transport=transport, base_url="http://door") as plain:
         answer = await plain.post("/topics/t", json={"records": [{"value": 1}]})
         assert answer.json()["offsets"][0]["offset"] == 0

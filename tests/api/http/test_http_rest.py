@@ -9,11 +9,12 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api.http.app import PRODUCE_PARTITION_ROUTE, PRODUCE_ROUTE, READ_ROUTE, TAIL_ROUTE, create_app
+from api.http.app import create_app
 from api.http.docs_page import docs_page
 from api.http.door import HttpLimits
 from api.http.lifecycle import Lifecycle
 from api.http.metrics import gauge
+from api.http.routes import PRODUCE_PARTITION_ROUTE, PRODUCE_ROUTE, READ_ROUTE, TAIL_ROUTE
 
 V3 = "/v3/clusters"
 

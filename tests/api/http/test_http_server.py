@@ -249,9 +249,14 @@ async def test_stopping_does_not_wait_for_a_reader_that_never_reads(house, dial:
     while not house.app.door.counters.tails_open:
         await asyncio.sleep(0.001)
     raw.writer.transport.pause_reading()
+    server = house.servers.pop()
+    (connection,) = server._server.server_state.connections
+    while not connection.flow.write_paused:
+        await asyncio.sleep(0.001)
     started = house.clock.monotonic_ms()
-    await house.servers.pop().stop(100)
+    await server.stop(100)
     assert house.clock.monotonic_ms() - started < 2_000
+    assert not server._server.server_state.connections
     assert house.app.door.counters.tails_open == 0
 
 

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from logstore.types import Isolation
+
 JSON = "application/vnd.kafka.json.v2+json"
 
 
@@ -186,6 +188,22 @@ async def test_a_deleted_topic_ends_the_stream_with_the_reason(house) -> None:
         assert json.loads(event["data"])["error_code"] == 40401
         assert await stream.event() == {}
         assert stream.ended
+
+
+async def test_damage_ends_the_stream_after_what_lies_before_it(house) -> None:
+    await house.node.create_topic("t", 1)
+    for n in range(2):
+        await house.append("t", 0, [(0, None, b"%d" % n, ())])
+    log = house.node._logs._log(house.node.topic("t").partition_ids[0])
+    (damaged,) = log.read(1, 1 << 20, isolation=Isolation.READ_UNCOMMITTED).slices
+    with open(damaged._file.path, "r+b") as file:
+        file.seek(damaged.position + 65)
+        file.write(b"\xff")
+    async with tail(house, "offset=earliest&format=json") as stream:
+        assert (await stream.record())["value"] == 0
+        event = await stream.event()
+        assert (event["event"], json.loads(event["data"])["error_code"]) == ("error", 50002)
+        assert await stream.event() == {}
 
 
 async def test_hanging_up_ends_the_stream(house) -> None:

@@ -92,9 +92,7 @@ def requests(topic_id: uuid.UUID) -> dict[int, Callable[[int], Any]]:
     }
 
 
-EVERY = [
-    (each.api_key, version) for each in SERVED for version in range(each.low, each.high + 1)
-]
+EVERY = [(each.api_key, version) for each in SERVED for version in range(each.low, each.high + 1)]
 # What these APIs rightly answer to a first word from nobody known.
 EXPECTED = {11: {0, 79}, 12: {25}, 13: {0, 25}, 14: {25}, 42: {69}, 47: {69}, 15: {0, 69}}
 

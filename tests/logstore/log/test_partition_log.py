@@ -337,8 +337,8 @@ def test_records_deleted_by_offset_leave_with_their_segment_even_if_compacted(ha
 
 
 def test_the_independent_checker_finds_nothing_wrong(harness: Any) -> None:
-    """Log, offset index and time index as `segment.inspect` reads them, entry by entry."""
-    from logstore.segment.inspect import verify_segment
+    """Log, offset index and time index as `segment.verify` reads them, entry by entry."""
+    from logstore.segment.verify import verify_segment
 
     harness.config = {"segment.bytes": "4096", "index.interval.bytes": "300"}
     log = harness.open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 import warnings
 
 import pytest
@@ -16,6 +17,7 @@ from logstore.errors import CorruptBatch, InvalidRecord, RecordTooLarge, Unsuppo
 from logstore.record import batch
 from logstore.record.compression import Codec
 from logstore.record.records import decode_batch, encode_batch, iter_records, rebuild_batch, zigzag
+from logstore.record.runs import RUN_MIN, run_at
 from logstore.testing import batches
 from logstore.types import Record, TimestampType
 
@@ -103,6 +105,83 @@ def test_sizes_around_every_varint_boundary(size: int):
     for key, value in ((b"k" * size, b"v"), (b"k", b"v" * size), (None, b"v" * size), (b"k" * size, None)):
         (found,) = decode_batch(encode_batch([(0, key, value, ())]))
         assert (found.key, found.value) == (key, value)
+
+
+RUNS = st.lists(
+    st.tuples(
+        st.integers(1, 150),  # records
+        st.sampled_from((None, 0, 1, 8, 63, 64)),  # bytes of each key
+        st.sampled_from((None, 0, 5, 63, 64, 100, 9000)),  # and value
+        st.sampled_from((0, 1, -1, 70, -70, 5000, -5000, 10**6, 2**40)),  # ms from run to run
+        st.sampled_from((0, 0, 1, -1, 40)),  # ms from record to record
+        st.sampled_from(((), (("h", b"x"),))),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(RUNS, st.booleans())
+def test_runs_of_equal_records_come_back(shapes, log_append_time):
+    now_ms, records = 10**12, []
+    for count, key_bytes, value_bytes, jump_ms, step_ms, headers in shapes:
+        now_ms += jump_ms
+        for n in range(count):
+            now_ms += step_ms
+            key = None if key_bytes is None else (b"%d" % n * key_bytes)[:key_bytes]
+            value = None if value_bytes is None else bytes([n]) * value_bytes
+            records.append((now_ms, key, value, headers))
+    made = encode_batch(records, timestamp_type=TimestampType(log_append_time))
+    batch.stamp_offset(made, 0, 10**9, 0)
+    time_ms = max(record[0] for record in records) if log_append_time else None
+    assert decode_batch(made) == [Record(10**9 + n, time_ms or t, k, v, h) for n, (t, k, v, h) in enumerate(records)]
+
+
+def test_a_run_is_decoded_at_once():
+    """So that the tests above do test it, and records that break a run by one byte are left out of it."""
+    body = bytes(encode_batch([(n // 10, b"%08d" % n, b"v" * 100, ()) for n in range(200)])[batch.HEADER_BYTES :])
+    found = run_at(body, 0, 0, 200, 0)
+    assert found is not None
+    assert found[0] == 64
+    assert list(found[3]) == [b"%08d" % n for n in range(64)]
+    assert run_at(body, found[1], 64, 136, 0)[0] == 136
+    assert run_at(body, 0, 0, RUN_MIN, 0)[0] == RUN_MIN
+    assert run_at(body, 0, 0, RUN_MIN - 1, 0) is None
+    assert run_at(body, 0, 1, 200, 0) is None
+
+
+@pytest.mark.parametrize("step_ms", [0, 1, 300, -300])
+def test_a_run_with_any_byte_changed_is_read_as_one_by_one(step_ms: int, monkeypatch: pytest.MonkeyPatch):
+    """The two decoders agree on every batch, right or wrong."""
+    good = encode_batch([(9000 + n * step_ms, b"key", b"v" * 5, ()) for n in range(20)])[batch.HEADER_BYTES :]
+    made = []
+    for at in range(len(good)):
+        for mask in (0x01, 0x02, 0x7F, 0x80):
+            body = bytearray(good)
+            body[at] ^= mask
+            made.append(sealed(bytes(body), 20, base_timestamp_ms=9000))
+    with_runs = [outcome(one) for one in made]
+    assert any(found is None for found in with_runs)
+    assert any(found is not None for found in with_runs)
+    monkeypatch.setattr("logstore.record.records.run_at", lambda *_: None)
+    assert [outcome(one) for one in made] == with_runs
+
+
+def outcome(made: bytearray) -> list[Record] | None:
+    try:
+        return decode_batch(made)
+    except CorruptBatch:
+        return None
+
+
+def test_many_short_runs_cost_no_more_than_a_few_times_one_long():
+    """Lengths that change after every run: the look ahead is bounded, or this would take minutes."""
+    records = [(0, b"k", b"v" * (n // 13 % 2), ()) for n in range(200_000)]
+    made = encode_batch(records)
+    began = time.process_time()
+    assert len(decode_batch(made)) == 200_000
+    assert time.process_time() - began < 10
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
