@@ -199,6 +199,14 @@ def _encode_records(records: Sequence[NewRecord], base_timestamp_ms: TimestampMs
                     varints[key_length], key, varints[value_length], value, b"\x00",
                 )  # fmt: skip
                 continue
+        elif not headers and key is None and value is not None:  # most records that come over HTTP
+            value_length = len(value)
+            length = value_length + len(start) + 4 + (offset_delta > 63) + (value_length > 63)
+            if length < table_size > offset_delta:
+                parts += (
+                    varints[length], start, varints[offset_delta], _NULL, varints[value_length], value, b"\x00",
+                )  # fmt: skip
+                continue
         _append_record(parts, start + _varint(offset_delta), key, value, headers)
     return parts, max_timestamp_ms
 
