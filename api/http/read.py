@@ -41,10 +41,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Decoded(NamedTuple):
-    """The records of one batch, and the offset after it. A marker or an emptied batch has none."""
+    """The records of one batch, and the offset after it. A marker or an emptied batch has none.
+
+    `unreadable` says why there are none of a batch whose producer packed what cannot be decoded, or too much of it.
+    """
 
     records: list[Record]
     next_offset: Offset
+    unreadable: str = ""
 
 
 def decode(slices: Sequence[LogSlice], from_offset: Offset) -> Iterator[Decoded]:
@@ -58,16 +62,20 @@ def decode(slices: Sequence[LogSlice], from_offset: Offset) -> Iterator[Decoded]
         while position < len(view):
             try:
                 batch_header = check(view, position)
-                end = position + batch_header.size_bytes
-                records: list[Record] = []
+            except (CorruptBatch, UnsupportedFormat) as error:
+                raise Problem(500, SERVER_ERROR, f"the batch at offset {from_offset} is damaged: {error}") from error
+            end = position + batch_header.size_bytes
+            records: list[Record] = []
+            unreadable = ""
+            try:
                 if batch_header.last_offset >= from_offset and not batch_header.is_control:
                     found = iter_records(view[position:end], batch_header)
                     records = [record for record in found if record.offset >= from_offset]
             except (CorruptBatch, RecordTooLarge, UnsupportedFormat) as error:
-                message = f"the batch after offset {from_offset - 1} cannot be read: {error}"
-                raise Problem(500, SERVER_ERROR, message) from error
+                after = batch_header.last_offset + 1
+                unreadable = f"the batch at offset {from_offset} cannot be shown: {error}; go on at offset {after}"
             from_offset = max(from_offset, batch_header.last_offset + 1)
-            yield Decoded(records, from_offset)
+            yield Decoded(records, from_offset, unreadable)
             position = end
 
 
@@ -176,6 +184,8 @@ class Look(NamedTuple):
                         return record.offset
                     out.append(out_record(self.topic, self.partition, record, self.format))
                     next_offset = record.offset + 1
+                if batch.unreadable:
+                    raise Unreadable(batch.unreadable)
                 next_offset = batch.next_offset
         except Unreadable as error:
             if not out:

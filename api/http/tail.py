@@ -162,7 +162,10 @@ class Tail(Response):
                 if client.finished:
                     return False
                 await asyncio.sleep(0)
-            self._next[index] = batch.next_offset
+            offset, self._next[index] = self._next[index], batch.next_offset
+            if batch.unreadable:
+                event = UnreadableEvent(self._topic.name, index, offset, FORMAT_MISMATCH, batch.unreadable)
+                await self._event(send, _event(event, name=b"unreadable", event_id=self._event_id(index)))
 
     def _record(self, index: int, record: Record) -> bytes:
         topic = self._topic.name

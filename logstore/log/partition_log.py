@@ -19,7 +19,16 @@ from typing import Final, NamedTuple
 
 from logstore.clock import Chance
 from logstore.config import TopicConfig
-from logstore.errors import Closed, DurabilityUnknown, InvalidRecord, LogstoreError, OffsetOutOfRange
+from logstore.errors import (
+    Closed,
+    CorruptBatch,
+    DurabilityUnknown,
+    InvalidRecord,
+    LogstoreError,
+    OffsetOutOfRange,
+    RecordTooLarge,
+    UnsupportedFormat,
+)
 from logstore.files import Files
 from logstore.log.admission import admit, stamp_append_time
 from logstore.log.flush import FlushTicket
@@ -467,15 +476,21 @@ class PartitionLog:
     def offset_for_time(self, timestamp_ms: TimestampMs) -> TimestampedOffset | None:
         """The first record, by offset, whose timestamp is at or after `timestamp_ms`; None if there is none.
 
-        Exact to the record: one batch is decoded. Raises CorruptBatch, DamagedSegment.
+        Exact to the record: one batch is decoded. Of a batch whose producer packed what nobody can decode, the first
+        offset is answered: it must not keep everyone from the rest. Raises CorruptBatch, DamagedSegment.
         """
         for segment in self._segments:
             if segment.next_offset <= self.log_start_offset or segment.max_timestamp_ms < timestamp_ms:
                 continue
             for piece in segment.find_time(timestamp_ms, self.log_start_offset):
-                for record in decode_records(piece.view()):
-                    if record.timestamp_ms >= timestamp_ms and record.offset >= self.log_start_offset:
-                        return TimestampedOffset(record.timestamp_ms, record.offset)
+                view = piece.view()
+                header = check(view)
+                try:
+                    for record in decode_records(view, header):
+                        if record.timestamp_ms >= timestamp_ms and record.offset >= self.log_start_offset:
+                            return TimestampedOffset(record.timestamp_ms, record.offset)
+                except (CorruptBatch, RecordTooLarge, UnsupportedFormat):
+                    return TimestampedOffset(header.max_timestamp_ms, max(header.base_offset, self.log_start_offset))
         return None
 
     def max_timestamp(self) -> TimestampedOffset | None:

@@ -11,6 +11,7 @@ import pytest
 from cluster.logs import FetchPart
 from cluster.pending import Pending
 from logstore.record.batch import read_header, stamp_offset
+from logstore.record.compression import Codec
 from logstore.record.control import EndMarker, MarkerType, encode_marker_batch
 from logstore.record.records import encode_batch, rebuild_batch
 from logstore.types import Isolation
@@ -271,6 +272,21 @@ async def test_unknown_places_are_404(house) -> None:
         told(await get(house, f"/topics/t/partitions/{partition}/records"), 404, 40402)
 
 
+async def test_a_batch_nobody_can_decode_is_named_and_stepped_over(house) -> None:
+    """Its CRC is right: a producer sent it so. Look-ups by time and what lies behind it go on."""
+    await house.node.create_topic("t", 1)
+    bomb = encode_batch([(1_000, None, bytes(80 << 20), ())], codec=Codec.ZSTD)
+    partition_id = house.node.topic("t").partition_ids[0]
+    house.node.produce(partition_id, memoryview(bomb), acks=1)
+    house.node.end_of_turn()
+    await house.append("t", 0, [(2_000, None, b"7", ())])
+    said = told(await get(house, offset=0), 406, 40601)
+    assert "offset 0 cannot be shown" in said
+    assert "go on at offset 1" in said
+    assert house.node.list_offset(partition_id, 500, Isolation.READ_UNCOMMITTED) == (1_000, 0)
+    assert [record["value"] for record in await house.read("t", timestamp=1_500)] == [7]
+
+
 async def test_damage_is_told_and_what_lies_before_it_is_not_lost(house) -> None:
     await house.node.create_topic("t", 1)
     for n in range(3):
@@ -285,5 +301,5 @@ async def test_damage_is_told_and_what_lies_before_it_is_not_lost(house) -> None
         file.seek(first.position + 65)
         file.write(bytes([byte[0] ^ 1]))
     assert [record["value"] for record in await house.read("t")] == [0]
-    assert "offset 0" in told(await get(house, offset=1), 500, 50002)
+    assert "offset 1 is damaged" in told(await get(house, offset=1), 500, 50002)
     assert [record["value"] for record in await house.read("t", offset=2)] == [2]

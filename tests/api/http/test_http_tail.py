@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from logstore.record.compression import Codec
+from logstore.record.records import encode_batch
 from logstore.types import Isolation
 
 JSON = "application/vnd.kafka.json.v2+json"
@@ -188,6 +190,18 @@ async def test_a_deleted_topic_ends_the_stream_with_the_reason(house) -> None:
         assert json.loads(event["data"])["error_code"] == 40401
         assert await stream.event() == {}
         assert stream.ended
+
+
+async def test_a_batch_nobody_can_decode_is_told_and_stepped_over(house) -> None:
+    await house.node.create_topic("t", 1)
+    bomb = encode_batch([(0, None, bytes(80 << 20), ())], codec=Codec.ZSTD)
+    house.node.produce(house.node.topic("t").partition_ids[0], memoryview(bomb), acks=1)
+    house.node.end_of_turn()
+    await house.append("t", 0, [(0, None, b"7", ())])
+    async with tail(house, "offset=earliest&format=json") as stream:
+        event = await stream.event()
+        assert (event["event"], json.loads(event["data"])["offset"], event["id"]) == ("unreadable", 0, "0:0")
+        assert (await stream.record())["value"] == 7
 
 
 async def test_damage_ends_the_stream_after_what_lies_before_it(house) -> None:
