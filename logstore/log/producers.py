@@ -96,6 +96,9 @@ class Producers:
         known = self._entries.get(producer_id)
         if known is None:
             return None
+        known_epoch, batches, _ = known
+        if epoch == known_epoch and batches and first_sequence == (batches[-1][1] + 1) & SEQUENCE_MAX:
+            return None  # nearly always: no need to look at the window
         if epoch < known.epoch:
             raise InvalidProducerEpoch(
                 f"producer {producer_id} has epoch {epoch}, a newer instance has {known.epoch}",
@@ -128,13 +131,9 @@ class Producers:
     ) -> ProducerEntry | None:
         """Note a batch that was decided to be the next one. Returns the entry before, for `undo`."""
         before = self._entries.get(producer_id)
-        batch = BatchEntry(
-            first_sequence,
-            sequence_after(first_sequence, last_offset_delta),
-            base_offset,
-            base_offset + last_offset_delta,
-        )
-        batches = (*before.batches[1 - BATCHES_KEPT :], batch) if before and before.epoch == epoch else (batch,)
+        last_sequence = (first_sequence + last_offset_delta) & SEQUENCE_MAX
+        batch = BatchEntry(first_sequence, last_sequence, base_offset, base_offset + last_offset_delta)
+        batches = (*before[1][1 - BATCHES_KEPT :], batch) if before and before[0] == epoch else (batch,)
         self._entries[producer_id] = ProducerEntry(epoch, batches, now_ms)
         return before
 

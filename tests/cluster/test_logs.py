@@ -128,6 +128,55 @@ def test_appends_lost_by_a_roll_within_the_turn_are_told_before_their_offsets_ar
     assert third.result().base_offset == 0
 
 
+@pytest.mark.parametrize("durable", [False, True])
+def test_what_a_roll_within_the_turn_wrote_stands_when_the_rest_is_lost(bench: Any, logs: Any, durable: bool) -> None:
+    logs.set_config("t", {"segment.bytes": "1024"})
+    written = logs.append(11, batch(b"a" * 700), durable=durable)
+    lost = logs.append(11, batch(b"b" * 700), durable=durable)  # rolled: the one before is in its file by now
+    bench.files.full = True
+    logs.end_of_turn()
+    with pytest.raises(NotWritten):
+        lost.result()
+    bench.settle()
+    assert written.result().base_offset == 0
+    assert logs.head(11).high_watermark == 1
+
+
+def test_the_partitions_of_a_turn_share_one_round_of_fsyncs(bench: Any, logs: Any) -> None:
+    answers = [logs.append(partition_id, batch(), durable=True) for partition_id in IDS * 2]
+    logs.end_of_turn()
+    bench.settle()
+    assert [answer.result().base_offset for answer in answers] == [0, 0, 0, 1, 1, 1]
+    assert bench.group_commit.rounds == 1
+
+
+def test_a_durable_duplicate_waits_for_the_fsync_of_its_turn(bench: Any, logs: Any) -> None:
+    """Its own offsets may be durable already; those of the append before it are not."""
+    first = [logs.append(11, batch(producer_id=1, producer_epoch=0, base_sequence=0), durable=True)]
+    logs.end_of_turn()
+    bench.settle()
+    next_, again = (
+        logs.append(11, batch(producer_id=1, producer_epoch=0, base_sequence=sequence), durable=True)
+        for sequence in (1, 0)
+    )
+    logs.end_of_turn()
+    assert not next_.done
+    bench.settle()
+    assert [each.result().base_offset for each in (*first, next_, again)] == [0, 1, 0]
+
+
+def test_stage_answers_at_once_and_settles_at_the_end_of_the_turn(logs: Any) -> None:
+    told: list[Any] = []
+    result = logs.stage(11, batch(count=2), told.append, durable=False)
+    assert (result.base_offset, result.last_offset, told) == (0, 1, [])
+    bad = batch()
+    bad[-1] ^= 1
+    with pytest.raises(CorruptBatch):
+        logs.stage(11, bad, told.append, durable=False)
+    logs.end_of_turn()
+    assert told == [None], "the refused one is never told again"
+
+
 def test_a_fetch_answers_at_once_when_there_is_enough(logs: Any) -> None:
     produced(logs, count=4)
     parts = logs.fetch(ask(), LIMITS).result()

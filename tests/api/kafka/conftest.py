@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from cluster.metadata.store import BrokerInfo
 from cluster.node import Node
 from cluster.runtime import GroupRuntime, group_settings
 from cluster.scheduler import LoopScheduler
-from logstore.clock import SeededChance, SystemClock
+from logstore.clock import Clock, SeededChance, SystemClock
+from logstore.files import Files
 from logstore.log.group_commit import GroupCommit
 from logstore.store import Store
 
@@ -76,11 +78,14 @@ class Wire:
         return await self.receive(api_key, version)
 
 
-@pytest.fixture
-async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
-    loop, clock, chance = asyncio.get_running_loop(), SystemClock(), SeededChance(7)
+@asynccontextmanager
+async def node_on(
+    path: Path, *, clock: Clock | None = None, files: Files | None = None
+) -> AsyncIterator[tuple[Node, GroupCommit]]:
+    """A node on a directory of its own. Two made with the same clock give the same answers to the same requests."""
+    loop, clock, chance = asyncio.get_running_loop(), clock or SystemClock(), SeededChance(7)
     scheduler = LoopScheduler(loop, clock)
-    store = Store.open(tmp_path / "data", clock=clock, chance=chance)
+    store = Store.open(path, clock=clock, chance=chance, files=files)
     meta = MemoryMetaStore(chance=chance)
     await meta.open()
     group_commit = GroupCommit(lambda: loop.call_soon_threadsafe(group_commit.reap) and None)
@@ -91,9 +96,20 @@ async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
     node = Node(config=config, fence=fence, meta=meta, logs=logs, groups=groups, chance=chance)
     await node.open(store.topics())
     await groups.load(fence)
-    yield Wire(node)
+    yield node, group_commit
     await groups.close()
     logs.close()
     group_commit.close()
     await meta.close()
     store.close()
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    async with node_on(tmp_path / "data") as (node, _):
+        yield Wire(node)
+
+
+@pytest.fixture
+def open_node() -> Any:
+    return node_on

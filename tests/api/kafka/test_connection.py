@@ -296,6 +296,20 @@ def test_the_size_counts_every_kind_of_part() -> None:
     assert wire.connection.output_bytes == 0
 
 
+def test_a_whole_frame_leaves_as_it_is_and_in_its_turn() -> None:
+    wire = Wire(answer=None)
+    wire.feed(framed(b"request1") + framed(b"request2"))
+    first, second = wire.slots
+    second.fill_frame(framed(b"second"))
+    assert wire.connection.take_output() == []
+    first.fill([b"first"])
+    output = b"".join(bytes(part) for part in wire.connection.take_output())  # type: ignore[arg-type]  # no files
+    assert output == framed(b"first") + framed(b"second")
+    assert wire.connection.output_bytes == len(output)
+    with pytest.raises(AssertionError, match="twice"):
+        second.fill_frame(framed(b"again"))
+
+
 def test_an_empty_reply_is_four_zero_bytes() -> None:
     wire = Wire(answer=None)
     wire.feed(framed(body(8)))
