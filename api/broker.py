@@ -109,7 +109,7 @@ class Broker:
         )
         kafka = server.listen(listener)
         undo.push_async_callback(server.close, _DRAIN_MS)
-        maintenance = loop.create_task(self._maintain(store))
+        maintenance = loop.create_task(self._maintain(logs))
         undo.callback(maintenance.cancel)
         http = await self._start_http(node, server)
         gc.collect()
@@ -139,11 +139,14 @@ class Broker:
         self._undo.callback(warming.cancel)
         return address
 
-    async def _maintain(self, store: Store) -> None:
+    async def _maintain(self, logs: LocalLogStore) -> None:
         while True:
             await asyncio.sleep(_MAINTENANCE_INTERVAL_S)
-            for error in store.maintain(self._clock.now_ms()):
-                log.error("maintenance: %s", error)
+            try:
+                for error in await logs.maintain():
+                    log.error("maintenance: %s", error)
+            except Exception:  # a fault in a chore must not end all later ones
+                log.exception("maintenance failed")
 
 
 def measures(node: Node, kafka: KafkaServer) -> Iterable[Measure]:

@@ -7,23 +7,25 @@ what one turn of the loop has collected, one system call a partition, and hands 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from cluster.pending import Pending
 from cluster.scheduler import Scheduler, Timer
 from cluster.waits import Waiter, Waits
 from logstore.clock import Clock
-from logstore.config import TopicConfig
 from logstore.errors import Closed, LogstoreError, UnknownTopicOrPartition
 from logstore.log.group_commit import GroupCommit
 from logstore.log.partition_log import AppendResult, PartitionLog
 from logstore.segment.reader import LogSlice
-from logstore.store import Store
+from logstore.store import Steps, Store
 from logstore.types import Isolation, Offset, TimestampedOffset, TimestampMs
 
 Settle: TypeAlias = Callable[[LogstoreError | None], None]
+
+T = TypeVar("T")
 
 
 class FetchAsk(NamedTuple):
@@ -94,43 +96,38 @@ class LocalLogStore:
         self._clock = clock
         self._scheduler = scheduler
         self._waits = waits or Waits()
-        self._names: dict[int, tuple[str, int]] = {}
         self._logs: dict[int, PartitionLog] = {}
+        self.place_of: Callable[[int], tuple[str, int] | None] = lambda _: None
+        """Topic and index of an internal partition id, None if it is not here. Set by the node, which has the image."""
         self._staged: dict[int, _Staged] = {}
         self._now_ms: TimestampMs = 0  # of the turn
         self._timer: Timer | None = None
         self._timer_ms: TimestampMs | None = None
         self._closed = False
 
-    # --- which partitions there are ---------------------------------------------------------------------------------
+    # --- topics: their files are made and removed on another thread ---------------------------------------------------
 
-    def attach(self, topic: str, partition_ids: Sequence[int]) -> None:
-        """Serve the partitions of a topic that the store holds."""
-        for index, partition_id in enumerate(partition_ids):
-            self._names[partition_id] = (topic, index)
+    async def create_topic(self, topic: str, topic_id: UUID, partitions: int, config: Mapping[str, str]) -> None:
+        """Make the files of a topic. Calls about one topic must not overlap; nor may those below."""
+        await _in_thread(self._store.creating_topic(topic, partitions, config, topic_id))
 
-    def create_topic(self, topic: str, topic_id: UUID, partition_ids: Sequence[int], config: Mapping[str, str]) -> None:
-        self._store.create_topic(topic, len(partition_ids), config, topic_id)
-        self.attach(topic, partition_ids)
+    async def add_partitions(self, topic: str, partitions: int) -> None:
+        """Make the files of a topic that grows to `partitions`."""
+        await _in_thread(self._store.adding_partitions(topic, partitions))
 
-    def add_partitions(self, topic: str, partition_ids: Sequence[int]) -> None:
-        """Grow a topic to `partition_ids`, of which the first are there already."""
-        self._store.add_partitions(topic, len(partition_ids))
-        self.attach(topic, partition_ids)
+    async def set_config(self, topic: str, config: Mapping[str, str]) -> None:
+        await _in_thread(self._store.setting_config(topic, config))
 
-    def set_config(self, topic: str, config: Mapping[str, str]) -> None:
-        self._store.set_config(topic, config)
-
-    def delete_topic(self, topic: str, partition_ids: Sequence[int]) -> None:
+    async def delete_topic(self, topic: str, partition_ids: Sequence[int]) -> None:
         """Forget the partitions, wake their readers (they are told the topic is gone), remove the files."""
         for partition_id in partition_ids:
-            self._names.pop(partition_id, None)
             self._logs.pop(partition_id, None)
-        self._store.delete_topic(topic)
         self._wake(self._waits.changed(partition_ids))
+        await _in_thread(self._store.deleting_topic(topic))
 
-    def config(self, partition_id: int) -> TopicConfig:
-        return self._log(partition_id).config
+    async def maintain(self) -> list[LogstoreError]:
+        """The store's chores, once. Returns what went wrong, for the operator."""
+        return await _in_thread(self._store.maintaining(self._clock.now_ms()))
 
     # --- append ------------------------------------------------------------------------------------------------------
 
@@ -292,7 +289,7 @@ class LocalLogStore:
         """Answer every parked fetch with what there is. The store itself is closed by whoever opened it."""
         self._closed = True
         self.end_of_turn()
-        self._wake(self._waits.changed(list(self._names)))
+        self._wake(self._waits.everyone())
         if self._timer is not None:
             self._timer.cancel()
 
@@ -305,10 +302,10 @@ class LocalLogStore:
         if log is None:
             if self._closed:
                 raise Closed("this node is shutting down", hint="reconnect and retry")
-            name = self._names.get(partition_id)
-            if name is None:
+            place = self.place_of(partition_id)
+            if place is None:
                 raise UnknownTopicOrPartition(f"partition {partition_id} is not here")
-            log = self._logs[partition_id] = self._store.log(*name)
+            log = self._logs[partition_id] = self._store.log(*place)
         return log
 
     def _wake(self, waiters: Sequence[Waiter]) -> None:
@@ -352,3 +349,19 @@ class _Staged:
     def settle_durable(self, error: LogstoreError | None) -> None:
         for _, settle in self.durable:
             settle(error)
+
+
+async def _in_thread(steps: Steps[T]) -> T:
+    """Carry out an operation of the store, its file work on another thread, the rest on the loop's."""
+    try:
+        work = next(steps)
+        while True:
+            try:
+                await asyncio.to_thread(work)
+            except LogstoreError as error:
+                work = steps.throw(error)
+            else:
+                work = next(steps)
+    except StopIteration as done:
+        result: T = done.value
+        return result

@@ -7,7 +7,8 @@ and its store, and the groups' runtime. Everything runs on the loop's thread; wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 from uuid import UUID
 
@@ -74,8 +75,9 @@ class Node:
         self._meta = meta
         self._logs = logs
         self._chance = chance
+        logs.place_of = self._place_of
         self.topic_defaults = config.topic_defaults()
-        self._creating: dict[str, asyncio.Future[None]] = {}
+        self._changing: dict[str, asyncio.Future[None]] = {}
         self._producer_ids = iter(range(0))
 
     async def open(self, stored: Mapping[str, StoredTopic]) -> None:
@@ -89,17 +91,19 @@ class Node:
         for name, on_disk in stored.items():
             known = self.image.topics.get(name)
             if on_disk.topic_id in deleted or (known is not None and known.topic_id != on_disk.topic_id):
-                self._logs.delete_topic(name, ())
+                await self._logs.delete_topic(name, ())
             elif known is None:
                 await self._change(CreateTopic(name, on_disk.topic_id, on_disk.partitions, dict(on_disk.config)))
         for topic in self.image.topics.values():
             there = stored.get(topic.name)
             if there is None or there.topic_id != topic.topic_id:
-                self._logs.create_topic(topic.name, topic.topic_id, topic.partition_ids, topic.config)
-            else:
-                if there.partitions < len(topic.partition_ids):
-                    self._logs.add_partitions(topic.name, topic.partition_ids)
-                self._logs.attach(topic.name, topic.partition_ids)
+                await self._logs.create_topic(topic.name, topic.topic_id, len(topic.partition_ids), topic.config)
+            elif there.partitions < len(topic.partition_ids):
+                await self._logs.add_partitions(topic.name, len(topic.partition_ids))
+
+    def _place_of(self, partition_id: int) -> tuple[str, int] | None:
+        found = self.image.partition(partition_id)
+        return None if found is None else (found[0].name, found[1])
 
     # --- topics ------------------------------------------------------------------------------------------------------
 
@@ -130,75 +134,88 @@ class Node:
     ) -> TopicImage:
         """Make a topic; `partitions` -1 is the broker's `num.partitions`.
 
-        Durable in the metadata before it is seen; the directories follow, and a crash in between is mended by `open`.
+        Its files come first, then the metadata: who sees a topic can use it. A crash in between leaves files that
+        `open` takes for a topic; nobody was told that there is none.
         Raises: `InvalidTopicName`, `InvalidPartitions`, `InvalidConfig`, `TopicExists`.
         """
         config = dict(config or {})
         count = self.config.num_partitions if partitions == -1 else partitions
         validate_topic_name(name)
-        self._check_free(name)
         if not 1 <= count <= self.config.max_partitions_per_topic:
             raise InvalidPartitions(
                 f"{count} partitions asked for topic {name}",
                 hint=f"between 1 and {self.config.max_partitions_per_topic} (max.partitions.per.topic)",
             )
         parse_topic_config(config)
-        topic_id = self._chance.uuid()
-        if validate_only:
-            return TopicImage(name, topic_id, (-1,) * count, config, self.image.version)
-        made = self._creating[name] = asyncio.get_running_loop().create_future()
-        try:
-            await self._change(CreateTopic(name, topic_id, count, config))
-            topic = self.image.topics[name]
+        async with self._alone(name):
+            self._check_free(name)
+            topic_id = self._chance.uuid()
+            if validate_only:
+                return TopicImage(name, topic_id, (-1,) * count, config, self.image.version)
+            await self._logs.create_topic(name, topic_id, count, config)
             try:
-                self._logs.create_topic(name, topic_id, topic.partition_ids, config)
-            except LogstoreError:  # disk full, say: a topic without files would refuse every record
-                await self._change(DeleteTopic(topic_id))
+                await self._change(CreateTopic(name, topic_id, count, config))
+            except LogstoreError:
+                await self._logs.delete_topic(name, ())
                 raise
-            return topic
-        finally:
-            del self._creating[name]
-            made.set_result(None)
+            return self.image.topics[name]
 
     async def topic_or_create(self, name: str) -> TopicImage:
         """The topic, made with the broker's defaults if `auto.create.topics.enable` allows it."""
-        while (made := self._creating.get(name)) is not None:  # somebody else is making it right now
-            await asyncio.shield(made)
-        if self.image.topics.get(name) is None and self.config.auto_create_topics_enable:
-            return await self.create_topic(name)
-        return self.topic(name)
+        while (topic := self.image.topics.get(name)) is None and self.config.auto_create_topics_enable:
+            try:
+                return await self.create_topic(name)
+            except TopicExists:  # somebody else was faster, and perhaps deleted it again
+                await asyncio.sleep(0)
+        return topic or self.topic(name)
 
     async def delete_topic(self, topic: TopicImage) -> None:
+        """Gone from the metadata, durably, when it returns; its files are on their way."""
         if not self.config.delete_topic_enable:
             raise InvalidRequest("topics cannot be deleted here", hint="delete.topic.enable=true allows it")
-        await self._change(DeleteTopic(topic.topic_id))
-        self._logs.delete_topic(topic.name, topic.partition_ids)
-        self.groups.forget_partitions(topic.partition_ids)
+        async with self._alone(topic.name):
+            topic = self.topic_by_id(topic.topic_id)
+            await self._change(DeleteTopic(topic.topic_id))
+            self.groups.forget_partitions(topic.partition_ids)
+            await self._logs.delete_topic(topic.name, topic.partition_ids)
 
     async def alter_topic_config(
         self, topic: TopicImage, values: Mapping[str, str], removed: Sequence[str], *, validate_only: bool = False
     ) -> None:
         """Set and unset options of a topic at once. Raises `InvalidConfig`, and then nothing has changed."""
-        config = {**topic.config, **values}
-        for name in removed:
-            config.pop(name, None)
-        parse_topic_config(config)
-        if validate_only:
-            return
-        await self._change(AlterTopicConfig(topic.topic_id, dict(values), tuple(removed)))
-        self._logs.set_config(topic.name, config)
+        async with self._alone(topic.name):
+            topic = self.topic_by_id(topic.topic_id)
+            config = {name: value for name, value in {**topic.config, **values}.items() if name not in removed}
+            parse_topic_config(config)
+            if not validate_only:
+                await self._change(AlterTopicConfig(topic.topic_id, dict(values), tuple(removed)))
+                await self._logs.set_config(topic.name, config)
 
     async def add_partitions(self, topic: TopicImage, count: int, *, validate_only: bool = False) -> None:
         """Grow a topic to `count` partitions. Keyed records written before stay where they are."""
-        if not len(topic.partition_ids) < count <= self.config.max_partitions_per_topic:
-            raise InvalidPartitions(
-                f"topic {topic.name} has {len(topic.partition_ids)} partitions, {count} were asked for",
-                hint="a topic only grows; create a new one to have fewer",
-            )
-        if validate_only:
-            return
-        await self._change(AddPartitions(topic.topic_id, count))
-        self._logs.add_partitions(topic.name, self.image.topics[topic.name].partition_ids)
+        async with self._alone(topic.name):
+            topic = self.topic_by_id(topic.topic_id)
+            if not len(topic.partition_ids) < count <= self.config.max_partitions_per_topic:
+                raise InvalidPartitions(
+                    f"topic {topic.name} has {len(topic.partition_ids)} partitions, {count} were asked for",
+                    hint="a topic only grows; create a new one to have fewer",
+                )
+            if not validate_only:
+                await self._change(AddPartitions(topic.topic_id, count))
+                await self._logs.add_partitions(topic.name, count)
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """Operations on one topic, and on names that collide with it, come one after another."""
+        key = collision_key(name)
+        while (before := self._changing.get(key)) is not None:
+            await asyncio.shield(before)
+        done = self._changing[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._changing[key]
+            done.set_result(None)
 
     async def _change(self, change: MetaChange) -> None:
         await self._meta.mutate(self._fence, change)
@@ -208,10 +225,9 @@ class Node:
 
     def _check_free(self, name: str) -> None:
         """Refuse a name that is taken, or that differs from a taken one only in `.` and `_`: metric names fold them."""
-        if name in self.image.topics or name in self._creating:
+        if name in self.image.topics:
             raise TopicExists(f"topic {name} is there already")
-        key = collision_key(name)
-        if key in self.image.folded_names or any(collision_key(other) == key for other in self._creating):
+        if collision_key(name) in self.image.folded_names:
             raise InvalidTopicName(
                 f"topic {name} collides with one that differs only in . and _", hint="choose another name"
             )

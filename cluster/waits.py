@@ -87,6 +87,10 @@ class Waits:
             self.cancel(waiter)
         return ready
 
+    def everyone(self) -> list[Waiter]:
+        """All of them: the node closes."""
+        return self.changed(list(self._by_partition))
+
     def expired(self, now_ms: TimestampMs) -> list[Waiter]:
         """Those whose deadline has come, earliest first; they are forgotten."""
         ready = []

@@ -17,8 +17,10 @@ import base64
 import binascii
 import os
 from collections import deque
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Generator, Mapping
+from itertools import count
+from threading import Lock
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 from uuid import UUID
 
 from logstore.checkpoints import LOG_START_FILE, RECOVERY_POINT_FILE, decode_checkpoint, encode_checkpoint
@@ -34,7 +36,8 @@ from logstore.errors import (
     TopicExists,
     UnknownTopicOrPartition,
 )
-from logstore.files import Files, Lock, OsFiles
+from logstore.files import Files, OsFiles
+from logstore.files import Lock as FileLock
 from logstore.log.group_commit import GroupCommit
 from logstore.log.partition_log import PartitionLog
 from logstore.log.recovery import RecoveryReport
@@ -50,7 +53,29 @@ PARTITIONS_MAX: Final = 10_000
 CHECKPOINT_INTERVAL_MS: Final = 60_000
 RETENTION_INTERVAL_MS: Final = 300_000  # Kafka's log.retention.check.interval.ms
 _CLEAN_MARK: Final = b'{"version":0,"brokerEpoch":-1}'
-_OPENED_PER_ROUND: Final = 100  # logs nobody asked for yet, opened by one `maintain` for their retention
+_OPENED_PER_ROUND: Final = 20  # logs nobody asked for yet, opened by one `maintain` for their retention
+
+
+T = TypeVar("T")
+Steps: TypeAlias = Generator[Callable[[], None], None, T]
+"""An operation that yields its slow file work, which any thread may do, and goes on on the owner's thread. Work that
+raises is thrown back in. Two operations on one topic must not overlap; see `run_here` for who has only one thread."""
+
+
+def run_here(steps: Steps[T]) -> T:
+    """Carry out every step on this thread."""
+    try:
+        work = next(steps)
+        while True:
+            try:
+                work()
+            except Exception as error:
+                work = steps.throw(error)
+            else:
+                work = next(steps)
+    except StopIteration as done:
+        result: T = done.value
+        return result
 
 
 class StoredTopic(NamedTuple):
@@ -77,7 +102,7 @@ class Store:
         """
         files = files or OsFiles()
         root = os.path.abspath(path)
-        files.mkdir(root)
+        _make_root(files, root)
         lock = files.lock(f"{root}/{LOCK_FILE}")
         try:
             return cls(root, files, lock, clock or SystemClock(), chance or SystemChance(), defaults or TopicConfig())
@@ -86,7 +111,7 @@ class Store:
             raise
 
     def __init__(
-        self, root: str, files: Files, lock: Lock, clock: Clock, chance: Chance, defaults: TopicConfig
+        self, root: str, files: Files, lock: FileLock, clock: Clock, chance: Chance, defaults: TopicConfig
     ) -> None:
         """Use `open`."""
         self.path = root
@@ -105,6 +130,8 @@ class Store:
         self._configs: dict[str, TopicConfig] = {}
         self._retired: deque[tuple[TimestampMs, str]] = deque()
         self._closed = False
+        self._checkpoint_lock = Lock()
+        self._checkpoints_taken = self._checkpoint_written = 0
         self._recovery_points = self._read_checkpoint(RECOVERY_POINT_FILE)
         self._log_starts = self._read_checkpoint(LOG_START_FILE)
         self._checkpointed_ms = self._retained_ms = clock.now_ms()
@@ -146,6 +173,12 @@ class Store:
     ) -> StoredTopic:
         """Raises: InvalidTopicName (or one that differs only in `.` and `_`), TopicExists, InvalidPartitions,
         InvalidConfig, NotWritten, DurabilityUnknown. Durable when it returns."""
+        return run_here(self.creating_topic(name, partitions, config, topic_id))
+
+    def creating_topic(
+        self, name: str, partitions: int, config: Mapping[str, str] | None, topic_id: UUID | None
+    ) -> Steps[StoredTopic]:
+        """`create_topic` in steps."""
         self._check_open()
         validate_topic_name(name)
         if name in self._topics:
@@ -158,35 +191,49 @@ class Store:
         values = dict(config or {})
         parsed = parse_topic_config(values, self._defaults)
         topic = StoredTopic(name, topic_id or self._chance.uuid(), partitions, values)
-        self._make_partitions(topic, range(partitions))
+        yield self._making(topic, range(partitions))
         self._topics[name] = topic
         self._configs[name] = parsed
         return topic
 
     def add_partitions(self, name: str, partitions: int) -> StoredTopic:
         """Raise the number of partitions to `partitions`. Raises InvalidPartitions unless that is more than now."""
+        return run_here(self.adding_partitions(name, partitions))
+
+    def adding_partitions(self, name: str, partitions: int) -> Steps[StoredTopic]:
+        """`add_partitions` in steps."""
         self._check_open()
-        topic = self.topic(name)
+        before = self.topic(name)
         _check_partitions(partitions)
-        if partitions <= topic.partitions:
-            raise InvalidPartitions(f"{name} has {topic.partitions} partitions", hint="partitions can only be added")
-        topic = topic._replace(partitions=partitions)
-        self._make_partitions(topic, range(self._topics[name].partitions, partitions))
+        if partitions <= before.partitions:
+            raise InvalidPartitions(f"{name} has {before.partitions} partitions", hint="partitions can only be added")
+        topic = before._replace(partitions=partitions)
+        yield self._making(topic, range(before.partitions, partitions))
         self._topics[name] = topic
         return topic
 
     def set_config(self, name: str, config: Mapping[str, str]) -> StoredTopic:
         """Replace the topic's options by `config`; what it does not name returns to the default.
 
-        In force at once, durable when it returns. Raises InvalidConfig; then nothing changed.
+        In force once durable, which it is when it returns. Raises InvalidConfig; then nothing changed.
         """
+        return run_here(self.setting_config(name, config))
+
+    def setting_config(self, name: str, config: Mapping[str, str]) -> Steps[StoredTopic]:
+        """`set_config` in steps."""
         self._check_open()
         topic = self.topic(name)
         values = dict(config)
         parsed = parse_topic_config(values, self._defaults)
         data = _encode_config(values)
-        for partition in reversed(range(topic.partitions)):  # the one of partition 0 is what counts
-            self._files.write_file(f"{self._dir(name, partition)}/{CONFIG_FILE}", data)
+        partitions = range(topic.partitions)
+
+        def write() -> None:
+            for partition in reversed(partitions):  # the one of partition 0 is what counts
+                self._files.write_file(f"{self._dir(name, partition)}/{CONFIG_FILE}", data)
+
+        yield write
+        for partition in partitions:
             log = self._logs.get(TopicPartition(name, partition))
             if log is not None:
                 log.config = parsed
@@ -196,31 +243,66 @@ class Store:
 
     def delete_topic(self, name: str) -> None:
         """Gone when it returns; its files are removed after `file.delete.delay.ms`."""
+        run_here(self.deleting_topic(name))
+
+    def deleting_topic(self, name: str) -> Steps[None]:
+        """`delete_topic` in steps."""
         self._check_open()
         topic = self.topic(name)
         due_ms = self.clock.now_ms() + self._configs[name].file_delete_delay_ms
         del self._topics[name], self._configs[name]
-        for partition in range(topic.partitions):
-            key = TopicPartition(name, partition)
+        keys = [TopicPartition(name, partition) for partition in range(topic.partitions)]
+        for key in keys:
             log = self._logs.pop(key, None)
             if log is not None:
                 log.close(clean=False)
             for table in (self._recovery_points, self._log_starts, self.damaged, self.reports):
                 table.pop(key, None)
-            self._retired.append((due_ms, self._retire(key, "-delete")))
-        self._files.fsync_dir(self.path)
-        self.checkpoint()  # or a later topic of this name would inherit the offsets
+        save = self._checkpointing()  # or a later topic of this name would inherit the offsets
+        retired: list[str] = []
+
+        def retire() -> None:
+            for key in keys:
+                retired.append(self._retire(key, "-delete"))
+                if key in (keys[0], keys[-1]):  # the first before the others: no crash may leave half a topic
+                    self._files.fsync_dir(self.path)
+            save()
+
+        yield retire
+        self._retired.extend((due_ms, path) for path in retired)
+
+    def _making(self, topic: StoredTopic, partitions: range) -> Callable[[], None]:
+        """What makes the partitions, on any thread, after what the checkpoints still say of deleted ones is gone."""
+        tables = self._recovery_points, self._log_starts
+        keys = [TopicPartition(topic.name, partition) for partition in partitions]
+        stale = [table.pop(key) for key in keys for table in tables if key in table]  # a crash cut the deletion short
+        save = self._checkpointing() if stale else None
+
+        def make() -> None:
+            if save is not None:
+                save()
+            self._make_partitions(topic, partitions)
+
+        return make
 
     def _make_partitions(self, topic: StoredTopic, partitions: range) -> None:
         metadata = f"version: 0\ntopic_id: {encode_topic_id(topic.topic_id)}".encode()
         config = _encode_config(topic.config)
-        for partition in reversed(partitions):
-            directory = self._dir(topic.name, partition)
-            if self._files.exists(directory):  # left by a crash amid create or delete, or by a cluster
+        for partition in count(partitions.start):  # left by a crash amid create or delete, or by a cluster
+            if self._files.exists(self._dir(topic.name, partition)):
                 self._retire(TopicPartition(topic.name, partition), "-stray")
-            self._files.mkdir(directory)
-            self._files.write_file(f"{directory}/{METADATA_FILE}", metadata)
-            self._files.write_file(f"{directory}/{CONFIG_FILE}", config)
+            elif partition >= partitions.stop:
+                break
+        for partition in reversed(partitions):
+            key = TopicPartition(topic.name, partition)
+            # What a crash leaves of it before it gets its name, the next start removes.
+            unnamed = f"{self.path}/{retired_dir(key, self._chance.uuid().hex, '-delete')}"
+            self._files.mkdir(unnamed)
+            self._files.write_file(f"{unnamed}/{METADATA_FILE}", metadata)
+            self._files.write_file(f"{unnamed}/{CONFIG_FILE}", config)
+            if partition == partitions.start:
+                self._files.fsync_dir(self.path)  # this one makes the others count
+            self._files.rename(unnamed, self._dir(topic.name, partition))
         self._files.fsync_dir(self.path)
 
     def _retire(self, key: TopicPartition, suffix: str) -> str:
@@ -236,8 +318,7 @@ class Store:
                 partitions.setdefault(found.topic, set()).add(found.partition)
         for topic, numbers in sorted(partitions.items()):
             if 0 in numbers:
-                count = next(number for number in range(len(numbers) + 1) if number not in numbers)
-                self._load_topic(topic, count)
+                self._load_topic(topic, next(number for number in count() if number not in numbers))
 
     def _load_topic(self, name: str, partitions: int) -> None:
         directory = self._dir(name, 0)
@@ -286,7 +367,7 @@ class Store:
             log_start_offset=self._log_starts.get(key, 0),
             open_files=self._open_files,
             chance=self._chance,
-            on_log_start_moved=self._checkpoint_log_starts,
+            on_log_start_moved=self.checkpoint,
         )
         self._logs[key] = log
         self.reports[key] = log.recovery_report
@@ -303,9 +384,14 @@ class Store:
         Call it every second or so on the owner's thread. One partition's failure does not stop the others.
         Returns: what went wrong, for the report to whoever operates this.
         """
+        return run_here(self.maintaining(now_ms))
+
+    def maintaining(self, now_ms: TimestampMs) -> Steps[list[LogstoreError]]:
+        """`maintain` in steps: removing a segment of 1 GiB takes half a second."""
         self._check_open()
         errors: list[LogstoreError] = []
         self._open_some(errors)
+        moved: list[PartitionLog] = []
         retention_due = abs(now_ms - self._retained_ms) >= self.retention_interval_ms
         if retention_due:
             self._retained_ms = now_ms
@@ -313,16 +399,42 @@ class Store:
             try:
                 if log.flush_due(now_ms):
                     self._flush(log)
-                if retention_due:
-                    log.retain(now_ms)
+                if retention_due and log.retain(now_ms):
+                    moved.append(log)
             except LogstoreError as error:
                 errors.append(error)
+        is_noted = True
+        try:
+            if moved:
+                yield self._checkpointing()  # where they begin from now on, before the files go
+        except LogstoreError as error:  # a full disk, maybe: it needs what leaves now
+            errors.append(error)
+            is_noted = False
+        for log in moved:
+            try:
+                log.bury_dropped(now_ms, one_by_one=not is_noted)
+            except LogstoreError as error:
+                errors.append(error)
+        doomed = [path for log in self._logs.values() for path in log.take_doomed(now_ms)]
+        doomed_trees: list[str] = []
         while self._retired and self._retired[0][0] <= now_ms:
-            self._files.remove_tree(self._retired.popleft()[1])
+            doomed_trees.append(self._retired.popleft()[1])
+        save: Callable[[], None] | None = None
         if abs(now_ms - self._checkpointed_ms) >= CHECKPOINT_INTERVAL_MS:
             self._checkpointed_ms = now_ms
+            save = self._checkpointing()
+
+        def work() -> None:
+            for path in doomed:
+                self._files.remove(path)
+            for path in doomed_trees:
+                self._files.remove_tree(path)
+            if save is not None:
+                save()
+
+        if doomed or doomed_trees or save is not None:
             try:
-                self.checkpoint()
+                yield work
             except LogstoreError as error:
                 errors.append(error)
         return errors
@@ -352,16 +464,27 @@ class Store:
 
     def checkpoint(self) -> None:
         """Write down up to where each partition is synced, and where it starts."""
+        self._checkpointing()()
+
+    def _checkpointing(self) -> Callable[[], None]:
+        """What to write is fixed here; the writing is for any thread."""
         for key, log in self._logs.items():
             self._recovery_points[key] = log.durable_offset
-        self._files.write_file(f"{self.path}/{RECOVERY_POINT_FILE}", encode_checkpoint(self._recovery_points))
-        self._checkpoint_log_starts()
-
-    def _checkpoint_log_starts(self) -> None:
-        for key, log in self._logs.items():
             if log.log_start_offset:
                 self._log_starts[key] = log.log_start_offset
-        self._files.write_file(f"{self.path}/{LOG_START_FILE}", encode_checkpoint(self._log_starts))
+        points, starts = encode_checkpoint(self._recovery_points), encode_checkpoint(self._log_starts)
+        self._checkpoints_taken += 1
+        number = self._checkpoints_taken
+
+        def write() -> None:
+            with self._checkpoint_lock:
+                if number < self._checkpoint_written:
+                    return  # a later one overtook this: written now, it would take back what that one promised
+                self._files.write_file(f"{self.path}/{RECOVERY_POINT_FILE}", points)
+                self._files.write_file(f"{self.path}/{LOG_START_FILE}", starts)
+                self._checkpoint_written = number
+
+        return write
 
     def _read_checkpoint(self, name: str) -> dict[TopicPartition, Offset]:
         try:
@@ -402,6 +525,17 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, {len(self._topics)} topics, {len(self._logs)} logs open)"
+
+
+def _make_root(files: Files, root: str) -> None:
+    """Make the directory if it is missing; no crash may take it once something is in it."""
+    new = [root]
+    while not files.exists(new[-1]):
+        new.append(os.path.dirname(new[-1]))
+    files.mkdir(root)
+    if not set(files.listdir(root)) - {LOCK_FILE}:
+        for directory in new[:-1] or new:
+            files.fsync_dir(os.path.dirname(directory))
 
 
 def _check_partitions(partitions: int) -> None:

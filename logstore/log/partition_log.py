@@ -113,6 +113,7 @@ class PartitionLog:
             recovery_point=recovery_point,
             log_start_offset=log_start_offset,
             interval_bytes=config.index_interval_bytes,
+            compacts="compact" in config.cleanup_policy,
             now_ms=now_ms,
         )
         log = cls(files, open_files, directory, topic_partition, config, recovery.run(), now_ms)
@@ -162,6 +163,7 @@ class PartitionLog:
         self._unflushed_since_ms: TimestampMs | None = None
         self._saved_offset = self._active.next_offset if recovered.report.is_trivial else -1
         self._failure: LogstoreError | None = None
+        self._dropped: list[Segment] = []  # out of the log, still with their names
         self._graveyard = Graveyard(files)
         self._closed = False
 
@@ -305,6 +307,7 @@ class PartitionLog:
             segment.release()
             for suffix in (LOG_SUFFIX, SNAPSHOT_SUFFIX):  # else appends to the old segment would overlap with it
                 self._files.remove(self._path(suffix, end_offset))
+            self._rolls += 1  # that they are gone must be durable before what is appended instead
             raise
         self._segments.add(segment)
         self._active = segment
@@ -530,10 +533,15 @@ class PartitionLog:
             self._on_log_start_moved()
         return self.log_start_offset
 
-    def retain(self, now_ms: TimestampMs) -> int:
-        """Seal the active segment if it is old, drop what retention drops, remove files that left long ago.
+    def take_doomed(self, now_ms: TimestampMs) -> list[str]:
+        """Files that left the log long enough ago: whoever takes them removes them, on any thread."""
+        return self._graveyard.take_due(now_ms)
 
-        Returns the number of segments dropped. Raises `NotWritten`.
+    def retain(self, now_ms: TimestampMs) -> int:
+        """Seal the active segment if it is old, drop what retention drops.
+
+        Returns the number of segments dropped: if any, make `log_start_offset` durable, then `bury_dropped`. The other
+        way round, a crash could bring back some of them with a gap behind. Raises `NotWritten`.
         """
         self._producers.expire(now_ms)
         active, config = self._active, self.config
@@ -558,10 +566,21 @@ class PartitionLog:
         dropped = segments.drop_first(min(count, len(segments) - 1))
         if dropped:
             self.log_start_offset = max(self.log_start_offset, segments[0].base_offset)
-        for segment in dropped:
-            self._graveyard.bury(self._directory, segment, now_ms + config.file_delete_delay_ms)
-        self._graveyard.remove_due(now_ms)
+        self._dropped += dropped
         return len(dropped)
+
+    def bury_dropped(self, now_ms: TimestampMs, *, one_by_one: bool = False) -> None:
+        """Rename the files of dropped segments; `take_doomed` hands them out after `file.delete.delay.ms`.
+
+        Args: `one_by_one`, `log_start_offset` could not be made durable: sync the directory before each, oldest first.
+        Raises: NotWritten, DurabilityUnknown.
+        """
+        due_ms = now_ms + self.config.file_delete_delay_ms
+        while self._dropped:
+            if one_by_one:
+                self._files.fsync_dir(self._directory)
+            self._graveyard.bury(self._directory, self._dropped[0], due_ms)
+            del self._dropped[0]
 
     def _age_mark_ms(self, segment: Segment) -> TimestampMs:
         latest_ms = segment.max_timestamp_ms

@@ -1,7 +1,7 @@
 """Taking whole segments out of a log: renamed to `….deleted` at once, removed after `file.delete.delay.ms`.
 
 The delay lets a reader that found the name still open the file; a reader that holds a slice needs none. No thread of
-its own: a driver calls `remove_due`.
+its own: whoever drives it removes what `take_due` hands out.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ class Graveyard:
                 self._files.rename(path, path + DELETED_SUFFIX)
                 self._waiting.append((due_ms, path + DELETED_SUFFIX))
 
-    def remove_due(self, now_ms: TimestampMs) -> int:
-        """Remove what has waited long enough. Returns the number of files."""
-        removed = 0
+    def take_due(self, now_ms: TimestampMs) -> list[str]:
+        """The files that have waited long enough, for whoever removes them; they are forgotten here."""
+        due = []
         while self._waiting and self._waiting[0][0] <= now_ms:
-            self._files.remove(self._waiting.popleft()[1])
-            removed += 1
-        return removed
+            due.append(self._waiting.popleft()[1])
+        return due

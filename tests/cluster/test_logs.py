@@ -40,7 +40,8 @@ def base_offsets(parts: list[FetchPart]) -> list[int]:
 
 @pytest.fixture
 def logs(bench: Any) -> Any:
-    bench.logs.create_topic("t", uuid.UUID(int=1), IDS, {})
+    bench.store.create_topic("t", 3, {}, uuid.UUID(int=1))
+    bench.logs.place_of = {each: ("t", index) for index, each in enumerate(IDS)}.get
     return bench.logs
 
 
@@ -92,8 +93,8 @@ def test_a_durable_duplicate_waits_for_the_fsync_of_the_first(bench: Any, logs: 
     assert logs.head(11).high_watermark == 1
 
 
-def test_flush_policy_os_answers_durable_appends_from_the_page_cache(logs: Any) -> None:
-    logs.set_config("t", {"flush.policy": "os"})
+async def test_flush_policy_os_answers_durable_appends_from_the_page_cache(logs: Any) -> None:
+    await logs.set_config("t", {"flush.policy": "os"})
     answer = logs.append(11, batch(), durable=True)
     logs.end_of_turn()
     assert answer.result().base_offset == 0
@@ -114,7 +115,7 @@ def test_a_failed_write_fails_every_append_of_the_turn_and_leaves_the_offsets(be
 def test_appends_lost_by_a_roll_within_the_turn_are_told_before_their_offsets_are_used_again(
     bench: Any, logs: Any
 ) -> None:
-    logs.set_config("t", {"segment.bytes": "1024"})
+    bench.store.set_config("t", {"segment.bytes": "1024"})
     first = logs.append(11, batch(b"a" * 700), durable=False)
     bench.files.full = True
     second = logs.append(11, batch(b"b" * 700), durable=False)  # a roll is due: the staged one must be written
@@ -130,7 +131,7 @@ def test_appends_lost_by_a_roll_within_the_turn_are_told_before_their_offsets_ar
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_what_a_roll_within_the_turn_wrote_stands_when_the_rest_is_lost(bench: Any, logs: Any, durable: bool) -> None:
-    logs.set_config("t", {"segment.bytes": "1024"})
+    bench.store.set_config("t", {"segment.bytes": "1024"})
     written = logs.append(11, batch(b"a" * 700), durable=durable)
     lost = logs.append(11, batch(b"b" * 700), durable=durable)  # rolled: the one before is in its file by now
     bench.files.full = True
@@ -256,9 +257,10 @@ def test_only_the_first_batch_of_a_fetch_may_exceed_its_limits(logs: Any) -> Non
     assert base_offsets(parts) == [0]
 
 
-def test_a_deleted_topic_wakes_its_readers_with_the_reason(logs: Any) -> None:
+async def test_a_deleted_topic_wakes_its_readers_with_the_reason(logs: Any) -> None:
     pending = logs.fetch(ask(12), LIMITS)
-    logs.delete_topic("t", IDS)
+    logs.place_of = {}.get
+    await logs.delete_topic("t", IDS)
     assert isinstance(pending.result()[0].error, UnknownTopicOrPartition)
 
 

@@ -156,7 +156,7 @@ async def test_a_topic_that_cannot_get_its_files_is_not_there(house: Any, monkey
     def no_room(*_: object) -> None:
         raise NotWritten("no space left")
 
-    monkeypatch.setattr(house.store, "create_topic", no_room)
+    monkeypatch.setattr(house.store, "_make_partitions", no_room)
     with pytest.raises(NotWritten):
         await node.create_topic("t")
     monkeypatch.undo()

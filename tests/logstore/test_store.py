@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from logstore.checkpoints import decode_checkpoint, encode_checkpoint
+from logstore.checkpoints import LOG_START_FILE, decode_checkpoint, encode_checkpoint
 from logstore.errors import (
     Closed,
     DamagedSegment,
@@ -24,6 +24,7 @@ from logstore.errors import (
 )
 from logstore.log.group_commit import GroupCommit
 from logstore.names import parse_partition_dir, retired_dir
+from logstore.record.records import encode_batch
 from logstore.store import Store, decode_topic_id, encode_topic_id
 from logstore.types import TopicPartition
 
@@ -304,3 +305,18 @@ def test_names_of_directories() -> None:
     topic_id = uuid.UUID(int=2**127 + 12345)
     assert decode_topic_id(encode_topic_id(topic_id)) == topic_id
     assert len(encode_topic_id(topic_id)) == 22
+
+
+def test_a_checkpoint_that_was_overtaken_is_not_written(tmp_path: Path) -> None:
+    """Chores write it on another thread: a later one, by DeleteRecords say, must not be taken back."""
+    with Store.open(tmp_path / "data") as store:
+        store.create_topic("t")
+        log = store.log("t", 0)
+        log.append(memoryview(encode_batch([(1, None, b"v", ())] * 3)), now_ms=1)
+        log.flush()
+        slow = store._checkpointing()
+        log.delete_records_before(2)
+        told = (tmp_path / "data" / LOG_START_FILE).read_bytes()
+        slow()
+        assert (tmp_path / "data" / LOG_START_FILE).read_bytes() == told
+        assert b"t 0 2" in told

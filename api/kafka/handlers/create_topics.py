@@ -7,6 +7,7 @@ named twice in one request is refused both times. Version 5 answers with the con
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -28,17 +29,25 @@ if TYPE_CHECKING:
 
 API_KEY = 19
 VERSIONS = (2, 7)
+_TOGETHER = 16
 
 
 async def handle(context: Context, request: CreateTopicsRequest) -> CreateTopicsResponse:
     named = Counter(topic.name for topic in request.topics)
-    results = []
-    for asked in request.topics:
-        if named[asked.name] > 1:
-            results.append(_refused(asked.name, ErrorCode.INVALID_REQUEST, "the request names this topic twice"))
-        else:
-            results.append(await _create(context.node, asked, request.validate_only))
+    # Together, so that they share fsyncs; in bunches, so that a request of thousands leaves room for others.
+    results: list[CreatableTopicResult] = []
+    for start in range(0, len(request.topics), _TOGETHER):
+        bunch = request.topics[start : start + _TOGETHER]
+        results += await asyncio.gather(*(_create_once(context.node, each, named, request) for each in bunch))
     return CreateTopicsResponse(topics=results)
+
+
+async def _create_once(
+    node: Node, asked: CreatableTopic, named: Counter[str], request: CreateTopicsRequest
+) -> CreatableTopicResult:
+    if named[asked.name] > 1:
+        return _refused(asked.name, ErrorCode.INVALID_REQUEST, "the request names this topic twice")
+    return await _create(node, asked, request.validate_only)
 
 
 async def _create(node: Node, asked: CreatableTopic, validate_only: bool) -> CreatableTopicResult:

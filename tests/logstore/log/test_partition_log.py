@@ -243,6 +243,8 @@ def test_a_slice_outlives_its_segment(harness: Any) -> None:
     assert log.retain(NOW_MS) > 0
     assert log.log_start_offset > 0
     assert f"{0:020d}.log" not in harness.names(".log")
+    for path in log.take_doomed(NOW_MS):
+        harness.files.remove(path)
     assert not harness.names(".deleted")
     assert decode_batch(held.view())[0].value.startswith(b"0")
     assert sum(piece.size_bytes for piece in large) == sum(len(piece.view()) for piece in large)
@@ -318,8 +320,10 @@ def test_retention_by_time_takes_the_active_segment_too(harness: Any) -> None:
     assert log.retain(NOW_MS + 1004) == 3
     assert (log.log_start_offset, log.high_watermark, log.size_bytes) == (4, 4, 0)
     assert harness.names(".deleted")
-    log.retain(NOW_MS + 1600)
-    assert not harness.names(".deleted")
+    assert log.take_doomed(NOW_MS + 1500) == []
+    doomed = log.take_doomed(NOW_MS + 1600)
+    assert sorted(path.rsplit("/", 1)[1] for path in doomed) == harness.names(".deleted")
+    assert log.take_doomed(NOW_MS + 1600) == []
     assert harness.append(b"next").base_offset == 4
 
 
