@@ -2,9 +2,9 @@
 
     python -m bench.broker [--seconds 2] [--only produce,fetch,latency,start]
 
-A raw client sends prebuilt, valid Produce v7 and Fetch v11 requests, pipelined over 4 partitions, so that the broker and
-not a client library is the limit. Beside it, in the same run: plain loopback TCP, a TCP ping-pong, write and fdatasync
-of a file. Quote the ratios and the CPU seconds per GB; absolute figures depend on the machine. MB = 10^6 bytes.
+A raw client sends prebuilt, valid Produce v7 and Fetch v11 requests, pipelined over 4 partitions, so that the broker
+and not a client library is the limit. Beside it, in the same run: plain loopback TCP, a TCP ping-pong, write and
+fdatasync of a file. Quote the ratios and the CPU seconds per GB; absolute figures depend on the machine. MB = 10^6.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from api.kafka import codec
 from api.kafka.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
@@ -69,7 +71,7 @@ class Client:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(4 << 20)
 
-    def call(self, api_key: int, version: int, message: object) -> object:
+    def call(self, api_key: int, version: int, message: msgspec.Struct) -> object:
         self.sock.sendall(frame(api_key, version, message))
         reply = self.read_frame()
         _, position = codec.read_response_header(api_key, version, reply)
@@ -95,7 +97,7 @@ class Client:
             size -= self.sock.recv_into(view[: min(size, len(view))])
 
 
-def frame(api_key: int, version: int, message: object) -> bytes:
+def frame(api_key: int, version: int, message: msgspec.Struct) -> bytes:
     body = codec.write_request_header(api_key, version, 7, "bench") + codec.write_request(api_key, version, message)
     return struct.pack(">i", len(body)) + body
 
@@ -199,10 +201,14 @@ def bench_produce(server: Server, directory: str, seconds: float) -> None:
     create_topic(client, "one")
     requests = [produce_frame("one", each, batch, 1) for each in range(PARTITIONS)]
     took, cpu, count = pump(server, requests, 32, seconds)
-    print(f"  one 100 B record a request, 32 in flight: {count / took:,.0f} requests/s, {cpu / count * 1e6:.1f} us each")
+    print(
+        f"  one 100 B record a request, 32 in flight: {count / took:,.0f} requests/s, {cpu / count * 1e6:.1f} us each"
+    )
     requests = [produce_frame("one", each, batch, -1) for each in range(PARTITIONS)]
     took, cpu, count = pump(server, requests, 32, seconds)
-    print(f"  the same, acks=all (fsynced):             {count / took:,.0f} requests/s, {cpu / count * 1e6:.1f} us each")
+    print(
+        f"  the same, acks=all (fsynced):             {count / took:,.0f} requests/s, {cpu / count * 1e6:.1f} us each"
+    )
 
 
 def bench_fetch(server: Server, seconds: float) -> None:
@@ -316,7 +322,9 @@ def bench_start() -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "pass"], check=True)
     bare = (time.perf_counter() - began) * 1000
-    print(f"  median {statistics.median(starts):.0f} ms of {[round(each) for each in starts]}; bare python {bare:.0f} ms")
+    print(
+        f"  median {statistics.median(starts):.0f} ms of {[round(each) for each in starts]}; bare python {bare:.0f} ms"
+    )
     print(f"  memory {memory} MB")
 
 

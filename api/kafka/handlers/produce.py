@@ -9,7 +9,6 @@ Transactional batches are refused by the log: no transaction can have begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -32,9 +31,7 @@ from api.kafka.schema import ZERO_UUID
 from cluster.error_codes import ErrorCode
 from cluster.image import TopicImage
 from cluster.node import Node
-from cluster.pending import Pending
 from logstore.errors import InvalidRecord, InvalidRequest, LogstoreError, UnknownTopicOrPartition
-from logstore.log.partition_log import AppendResult
 
 if TYPE_CHECKING:
     from api.kafka.dispatch import Context
@@ -115,12 +112,20 @@ class _Produce:
                     topic = _topic(node, name, topic_id)
                     if records is None or not len(records):
                         raise InvalidRecord("there are no records for this partition")
-                    pending = node.produce(node.partition_id(topic, index), records, acks=acks)
+                    result = node.stage(
+                        node.partition_id(topic, index),
+                        records,
+                        partial(self._settle_one, at_topic, at_partition),
+                        acks=acks,
+                    )
                 except LogstoreError as error:
                     self.fail(at_topic, at_partition, error)
                     continue
                 self._open += 1
-                pending.when_done(_listener(self, at_topic, at_partition))
+                base_offset, _, log_append_time_ms, log_start_offset, _ = result
+                self._results[at_topic][at_partition] = ProducePartitionResult(
+                    index, 0, base_offset, log_append_time_ms, log_start_offset
+                )
         self.settle()
 
     def refuse(self, code: ErrorCode) -> None:
@@ -132,16 +137,9 @@ class _Produce:
             self._errors[0, 0] = InvalidRequest(code.name)
         self.settle()
 
-    def appended(self, at_topic: int, at_partition: int, done: Pending[AppendResult]) -> None:
-        try:
-            base_offset, _, log_append_time_ms, log_start_offset, _ = done.result()
-        except LogstoreError as error:
+    def _settle_one(self, at_topic: int, at_partition: int, error: LogstoreError | None) -> None:
+        if error is not None:
             self.fail(at_topic, at_partition, error)
-        else:
-            index = self._request.topics[at_topic][2][at_partition][0]
-            self._results[at_topic][at_partition] = ProducePartitionResult(
-                index, 0, base_offset, log_append_time_ms, log_start_offset
-            )
         self.settle()
 
     def fail(self, at_topic: int, at_partition: int, error: LogstoreError) -> None:
@@ -196,10 +194,6 @@ class _Produce:
                 for at_topic, (name, topic_id, _) in enumerate(self._request.topics)
             ]
         )
-
-
-def _listener(produce: _Produce, at_topic: int, at_partition: int) -> Callable[[Pending[AppendResult]], None]:
-    return lambda done: produce.appended(at_topic, at_partition, done)
 
 
 def _text(error: LogstoreError | None) -> str | None:
