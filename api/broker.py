@@ -95,9 +95,6 @@ class Broker:
         node = Node(config=config, fence=fence, meta=meta, logs=logs, groups=groups, chance=self._chance)
         await node.open(store.topics())
         await groups.load(fence)
-        undo.callback(logs.close)
-        undo.push_async_callback(groups.close)
-
         server = KafkaServer(
             loop,
             Dispatcher(node),
@@ -108,13 +105,10 @@ class Broker:
             idle_ms_max=config.connections_max_idle_ms,
         )
         kafka = server.listen(listener)
-        undo.push_async_callback(server.close, _DRAIN_MS)
+        undo.push_async_callback(_close_kafka, server, logs, groups)
         maintenance = loop.create_task(self._maintain(logs))
         undo.callback(maintenance.cancel)
         http = await self._start_http(node, server)
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*_GC_THRESHOLDS)
         return Addresses(kafka, http)
 
     async def _start_http(self, node: Node, kafka: KafkaServer) -> tuple[str, int] | None:
@@ -149,6 +143,15 @@ class Broker:
                 log.exception("maintenance failed")
 
 
+async def _close_kafka(server: KafkaServer, logs: LocalLogStore, groups: GroupRuntime) -> None:
+    """Take no more requests, answer those that are parked, and let what is owed be sent."""
+    closing = asyncio.ensure_future(server.close(_DRAIN_MS))
+    await asyncio.sleep(0)  # it has stopped reading: nothing can be parked any more
+    logs.close()
+    await groups.close()
+    await closing
+
+
 def measures(node: Node, kafka: KafkaServer) -> Iterable[Measure]:
     """For `/metrics`. Imported by its first scrape: whoever starts the server need not wait for it."""
     from api.measures import collect
@@ -169,6 +172,8 @@ async def serve(settings: ServeSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     broker = Broker(settings)
     addresses = await broker.start()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
     try:
         print(f"logstore ready: {addresses}, data {settings.data_dir}", flush=True)  # noqa: T201 - the promised line
         await stop.wait()
