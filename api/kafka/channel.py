@@ -196,10 +196,14 @@ class Channel:
         turns, connection = self._turns, self.connection
         budget = TURN_BYTES_MAX
         while budget > 0:
-            target = connection.writable(turns.shared)
             try:
+                target = connection.writable(turns.shared)
                 nbytes = self._io.recv_into(target)
             except BlockingIOError:
+                return
+            except FrameError as error:
+                turns.frames_refused += 1
+                self.close(f"refused: {error}", level=logging.INFO)
                 return
             except OSError as error:
                 self.close(f"receiving failed: {error}", error=error)

@@ -174,7 +174,8 @@ class _ReaderSource:
         self.emit(depth, f"if {size} < 0:")
         self.emit(depth + 1, f"{value} = None" if nullable else f'not_nullable("{what}")')
         self.emit(depth, "else:")
-        self.emit(depth + 1, f"q = p + {size}", "if q > end:", f'    too_long("{what}", {size}, end - p)')
+        bound = f" or {size} > {wire.STRING_BYTES_MAX}" if kind == "string" and self.flexible else ""
+        self.emit(depth + 1, f"q = p + {size}", f"if q > end{bound}:", f'    too_long("{what}", {size}, end - p)')
         self.emit(depth + 1, f"{value} = {part}", "p = q")
         return value
 

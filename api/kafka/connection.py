@@ -40,6 +40,7 @@ TAIL_BYTES_MAX: Final = 64 << 10  # a longer unfinished frame gets its own buffe
 OWN_BYTES_MIN: Final = 128 << 10
 BITE_BYTES: Final = 16 << 10
 SPARE_BYTES_MAX: Final = 8 << 20
+LENT_BYTES_MAX: Final = 1 << 30
 
 
 class FileRange(Protocol):
@@ -70,27 +71,41 @@ def size_of(part: Part) -> int:
 
 
 class BufferPool:
-    """Buffers for big frames, shared by the connections of a loop. Keeps up to `spare_bytes_max` between frames."""
+    """Buffers for big frames, shared by the connections of a loop. Keeps up to `spare_bytes_max` between frames.
 
-    def __init__(self, spare_bytes_max: int = SPARE_BYTES_MAX) -> None:
-        self.spare_bytes = 0
+    At most `lent_bytes_max` are out at a time, so that many peers with a big frame each cannot fill the memory: one
+    more ends its connection, and its client tries again. In Apache Kafka, queued.max.request.bytes is off by default.
+    """
+
+    def __init__(self, spare_bytes_max: int = SPARE_BYTES_MAX, lent_bytes_max: int = LENT_BYTES_MAX) -> None:
+        self.spare_bytes = self.lent_bytes = 0
         self._spare_bytes_max = spare_bytes_max
+        self._lent_bytes_max = lent_bytes_max
         self._spares: list[bytearray] = []
 
     def take(self, bytes_min: int, bytes_wanted: int) -> bytearray:
-        """The smallest spare of `bytes_wanted` or more; else a new buffer of at least `bytes_min`."""
+        """The smallest spare of `bytes_wanted` or more; else a new buffer of at least `bytes_min`.
+
+        Raises: FrameTooLarge when too much is lent out.
+        """
+        if self.lent_bytes + bytes_min > self._lent_bytes_max:
+            held = f"{self.lent_bytes} bytes of unfinished requests are held already"
+            raise FrameTooLarge(held, hint="try again, in smaller requests")
         fitting = [spare for spare in self._spares if len(spare) >= bytes_wanted]
         if fitting:
-            chosen = min(fitting, key=len)
+            taken = min(fitting, key=len)
             # By identity: `list.remove` would compare the bytes.
-            self._spares = [spare for spare in self._spares if spare is not chosen]
-            self.spare_bytes -= len(chosen)
-            return chosen
-        rounded = 1 << (bytes_min - 1).bit_length()
-        return bytearray(rounded if rounded <= self._spare_bytes_max else bytes_min)
+            self._spares = [spare for spare in self._spares if spare is not taken]
+            self.spare_bytes -= len(taken)
+        else:
+            rounded = 1 << (bytes_min - 1).bit_length()
+            taken = bytearray(rounded if rounded <= self._spare_bytes_max else bytes_min)
+        self.lent_bytes += len(taken)
+        return taken
 
     def give(self, buffer: bytearray) -> None:
         """Take `buffer` back. Views of it may live on, but their bytes are now anybody's."""
+        self.lent_bytes -= len(buffer)
         if self.spare_bytes + len(buffer) <= self._spare_bytes_max:
             self._spares.append(buffer)
             self.spare_bytes += len(buffer)
@@ -196,7 +211,7 @@ class Connection:
     # --- inbound ---------------------------------------------------------------------------------------------------
 
     def writable(self, shared: memoryview) -> memoryview:
-        """Where to receive next. Ends the life of every frame handed out before.
+        """Where to receive next. Ends the life of every frame handed out before. Raises: FrameTooLarge.
 
         `shared` is the loop's buffer, above TAIL_BYTES_MAX long; nobody else may use it before the frames of the
         following `received` are done with. Asking again without having received is harmless.

@@ -17,6 +17,8 @@ from api.kafka.errors import MalformedMessage
 T = TypeVar("T")
 
 EMPTY_TAGS: Final = b"\x00"
+# Of a text in any version: a longer one that a flexible version brought could not be told to clients of the others.
+STRING_BYTES_MAX: Final = 2**15 - 1
 # Unsigned varints of every value that one byte holds.
 VARINTS: Final = tuple(bytes((value,)) for value in range(128))
 
@@ -24,7 +26,7 @@ compiled_struct = lru_cache(maxsize=512)(struct.Struct)
 
 
 def too_long(what: str, wanted: int, left: int) -> NoReturn:
-    """The bytes left cannot hold a length or count that the message claims."""
+    """The bytes left cannot hold a length or count that the message claims, or no message may have so long a text."""
     raise MalformedMessage(f"{what}: {wanted} wanted where {max(left, 0)} bytes are left")
 
 

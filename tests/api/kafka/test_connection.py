@@ -237,6 +237,40 @@ def test_a_stream_of_big_frames_reuses_its_buffer() -> None:
         tracemalloc.stop()
 
 
+def test_unfinished_big_frames_of_all_connections_together_are_bounded() -> None:
+    pool = BufferPool(lent_bytes_max=1 << 20)
+    shared = memoryview(bytearray(512 << 10))
+    half_sent: list[Connection] = []
+
+    def send_half_to_many() -> None:
+        for _ in range(100):
+            half_sent.append(Connection(lambda: None, pool))
+            half_sent[-1].writable(shared)[:4] = (10 << 20).to_bytes(4, "big")
+            list(half_sent[-1].received(100 << 10))
+
+    with pytest.raises(FrameTooLarge):
+        send_half_to_many()
+    assert pool.lent_bytes <= 1 << 20
+    assert 2 < len(half_sent) < 100
+    for connection in half_sent:
+        connection.close()
+    assert pool.lent_bytes == 0
+
+
+def test_a_big_frame_that_may_not_grow_is_refused_while_receiving() -> None:
+    connection = Connection(lambda: None, BufferPool(lent_bytes_max=600 << 10))
+    shared = memoryview(bytearray(512 << 10))
+    connection.writable(shared)[:4] = (10 << 20).to_bytes(4, "big")
+    list(connection.received(100 << 10))
+
+    def go_on() -> None:
+        while True:
+            list(connection.received(len(connection.writable(shared))))
+
+    with pytest.raises(FrameTooLarge):
+        go_on()
+
+
 def test_the_pool_keeps_no_more_than_its_bound() -> None:
     pool = BufferPool(spare_bytes_max=1 << 20)
     buffers = [pool.take(OWN_BYTES_MIN, OWN_BYTES_MIN) for _ in range(20)]
