@@ -82,9 +82,11 @@ class Broker:
 
         group_commit = GroupCommit(lambda: _wake(loop, group_commit))
         store.group_commit = group_commit
+        store.retention_interval_ms = config.log_retention_check_interval_ms
         undo.callback(group_commit.close)
         scheduler = LoopScheduler(loop, self._clock)
         logs = LocalLogStore(store, group_commit, self._clock, scheduler)
+        undo.push_async_callback(logs.drain)
         groups = GroupRuntime(meta, self._clock, scheduler, self._chance, group_settings(config))
 
         listener = await bind(loop, *settings.kafka)

@@ -28,6 +28,7 @@ WIRE: dict[type[LogstoreError], Wire] = {
     errors.InvalidConfig: Wire(ErrorCode.INVALID_CONFIG, 422, 40002),
     errors.TopicExists: Wire(ErrorCode.TOPIC_ALREADY_EXISTS, 409, 40002),
     errors.UnknownTopicOrPartition: Wire(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, 404, 40401),
+    errors.UnknownTopicId: Wire(ErrorCode.UNKNOWN_TOPIC_ID, 404, 40401),
     errors.OffsetOutOfRange: Wire(ErrorCode.OFFSET_OUT_OF_RANGE, 416, 41601),
     errors.CorruptBatch: Wire(ErrorCode.CORRUPT_MESSAGE, 422, 42206),
     errors.UnsupportedFormat: Wire(ErrorCode.UNSUPPORTED_FOR_MESSAGE_FORMAT, 415, 41501),

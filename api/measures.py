@@ -39,8 +39,11 @@ def _consumer_groups(node: Node) -> Iterator[Measure]:
     unlisted = 0
     for overview in node.groups.list_groups():
         group_id = overview.group_id
-        members.append(((group_id,), len(node.groups.describe_group(group_id).members)))
-        for partition_id, offset in node.groups.fetch_offsets(group_id)[1].items():
+        if len(members) < _SERIES_MAX:
+            members.append(((group_id,), len(node.groups.describe_group(group_id).members)))
+        else:
+            unlisted += 1
+        for partition_id, offset in node.groups.offsets(group_id).items():
             place = node.image.partition(partition_id)
             if place is None or len(committed) >= _SERIES_MAX:
                 unlisted += 1

@@ -60,7 +60,7 @@ class BrokerConfig:
         1, "default.replication.factor", "Copies of each partition; one node keeps one.", low=1, high=1
     )
     max_partitions_per_topic: int = option(
-        10_000, "max.partitions.per.topic", "Largest partition count a topic may have. Ours.", low=1, high=INT32_MAX
+        10_000, "max.partitions.per.topic", "Largest partition count a topic may have. Ours.", low=1, high=10_000
     )
 
     # --- connections and requests

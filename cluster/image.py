@@ -11,6 +11,8 @@ from collections.abc import Container, Mapping
 
 from msgspec import Struct, field
 
+from logstore.names import collision_key
+
 
 class TopicImage(Struct, frozen=True):
     """One topic. `partition_ids[index]` is the dense internal id of partition `index`; ids are never used twice."""
@@ -115,7 +117,7 @@ class MetadataImage:
         gone = self._by_id.pop(topic_id, None)
         if gone is not None:
             del self._by_name[gone.name]
-            folded = gone.name.replace(".", "_")
+            folded = collision_key(gone.name)
             self._folded[folded] -= 1
             if not self._folded[folded]:
                 del self._folded[folded]
@@ -124,7 +126,7 @@ class MetadataImage:
 
     def _learn(self, topic: TopicImage) -> None:
         if topic.name not in self._by_name:
-            folded = topic.name.replace(".", "_")
+            folded = collision_key(topic.name)
             self._folded[folded] = self._folded.get(folded, 0) + 1
         self._by_name[topic.name] = topic
         self._by_id[topic.topic_id] = topic

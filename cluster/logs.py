@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from cluster.pending import Pending
@@ -101,6 +101,7 @@ class LocalLogStore:
         """Topic and index of an internal partition id, None if it is not here. Set by the node, which has the image."""
         self._staged: dict[int, _Staged] = {}
         self._now_ms: TimestampMs = 0  # of the turn
+        self._working: set[asyncio.Future[Any]] = set()
         self._timer: Timer | None = None
         self._timer_ms: TimestampMs | None = None
         self._closed = False
@@ -109,25 +110,37 @@ class LocalLogStore:
 
     async def create_topic(self, topic: str, topic_id: UUID, partitions: int, config: Mapping[str, str]) -> None:
         """Make the files of a topic. Calls about one topic must not overlap; nor may those below."""
-        await _in_thread(self._store.creating_topic(topic, partitions, config, topic_id))
+        await self._beside(self._store.creating_topic(topic, partitions, config, topic_id))
 
     async def add_partitions(self, topic: str, partitions: int) -> None:
         """Make the files of a topic that grows to `partitions`."""
-        await _in_thread(self._store.adding_partitions(topic, partitions))
+        await self._beside(self._store.adding_partitions(topic, partitions))
 
     async def set_config(self, topic: str, config: Mapping[str, str]) -> None:
-        await _in_thread(self._store.setting_config(topic, config))
+        await self._beside(self._store.setting_config(topic, config))
 
     async def delete_topic(self, topic: str, partition_ids: Sequence[int]) -> None:
         """Forget the partitions, wake their readers (they are told the topic is gone), remove the files."""
         for partition_id in partition_ids:
             self._logs.pop(partition_id, None)
         self._wake(self._waits.changed(partition_ids))
-        await _in_thread(self._store.deleting_topic(topic))
+        await self._beside(self._store.deleting_topic(topic))
 
     async def maintain(self) -> list[LogstoreError]:
         """The store's chores, once. Returns what went wrong, for the operator."""
-        return await _in_thread(self._store.maintaining(self._clock.now_ms()))
+        return await self._beside(self._store.maintaining(self._clock.now_ms()))
+
+    async def drain(self) -> None:
+        """Wait for the file work that is under way: it would meet the end of the store, or its next owner."""
+        while self._working:
+            await asyncio.wait(self._working)
+
+    async def _beside(self, steps: Steps[T]) -> T:
+        """Carry out an operation of the store beside the loop; to its end, even if the caller is cancelled."""
+        work = asyncio.ensure_future(_in_thread(steps))
+        self._working.add(work)
+        work.add_done_callback(self._working.discard)
+        return await asyncio.shield(work)
 
     # --- append ------------------------------------------------------------------------------------------------------
 

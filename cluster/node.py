@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from uuid import UUID
 
@@ -35,6 +35,7 @@ from logstore.errors import (
     InvalidTopicName,
     LogstoreError,
     TopicExists,
+    UnknownTopicId,
     UnknownTopicOrPartition,
 )
 from logstore.log.partition_log import AppendResult
@@ -83,8 +84,9 @@ class Node:
     async def open(self, stored: Mapping[str, StoredTopic]) -> None:
         """Bring directory and metadata together: make what a crash left unmade, adopt what a library made.
 
-        A topic of the metadata whose directories are missing is created; a directory of a topic that the metadata has
-        deleted is removed; a directory that it never knew was made by the embedded library and is adopted.
+        A topic of the metadata whose directories are missing is created, one whose options or partitions were not
+        carried out is brought up to date; a directory of a topic that the metadata has deleted is removed; a directory
+        that it never knew was made by the embedded library and is adopted.
         """
         self.image = self.image.apply(await self._meta.image(0))
         deleted = await self._meta.deleted_topic_ids()
@@ -100,6 +102,8 @@ class Node:
                 await self._logs.create_topic(topic.name, topic.topic_id, len(topic.partition_ids), topic.config)
             elif there.partitions < len(topic.partition_ids):
                 await self._logs.add_partitions(topic.name, len(topic.partition_ids))
+            if there is not None and there.topic_id == topic.topic_id and there.config != topic.config:
+                await self._logs.set_config(topic.name, topic.config)
 
     def _place_of(self, partition_id: int) -> tuple[str, int] | None:
         found = self.image.partition(partition_id)
@@ -120,7 +124,7 @@ class Node:
     def topic_by_id(self, topic_id: UUID) -> TopicImage:
         topic = self.image.topics_by_id.get(topic_id)
         if topic is None:
-            raise UnknownTopicOrPartition(f"topic id {topic_id} is not here")
+            raise UnknownTopicId(f"topic id {topic_id} is not here")
         return topic
 
     @staticmethod
@@ -162,12 +166,11 @@ class Node:
 
     async def topic_or_create(self, name: str) -> TopicImage:
         """The topic, made with the broker's defaults if `auto.create.topics.enable` allows it."""
-        while (topic := self.image.topics.get(name)) is None and self.config.auto_create_topics_enable:
-            try:
+        if name not in self.image.topics and self.config.auto_create_topics_enable:
+            # Somebody else may be faster, and may even have deleted it again: then it is not here.
+            with suppress(TopicExists):
                 return await self.create_topic(name)
-            except TopicExists:  # somebody else was faster, and perhaps deleted it again
-                await asyncio.sleep(0)
-        return topic or self.topic(name)
+        return self.topic(name)
 
     async def delete_topic(self, topic: TopicImage) -> None:
         """Gone from the metadata, durably, when it returns; its files are on their way."""
@@ -195,10 +198,11 @@ class Node:
         """Grow a topic to `count` partitions. Keyed records written before stay where they are."""
         async with self._alone(topic.name):
             topic = self.topic_by_id(topic.topic_id)
-            if not len(topic.partition_ids) < count <= self.config.max_partitions_per_topic:
+            present, most = len(topic.partition_ids), self.config.max_partitions_per_topic
+            if not present < count <= most:
                 raise InvalidPartitions(
-                    f"topic {topic.name} has {len(topic.partition_ids)} partitions, {count} were asked for",
-                    hint="a topic only grows; create a new one to have fewer",
+                    f"topic {topic.name} has {present} partitions, {count} were asked for",
+                    hint=f"a topic only grows, and to no more than {most} (max.partitions.per.topic)",
                 )
             if not validate_only:
                 await self._change(AddPartitions(topic.topic_id, count))

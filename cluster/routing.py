@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final
 
 import mmh3
 
@@ -27,16 +27,6 @@ def slot_of(key: str) -> int:
     return int(mmh3.hash(key.encode("utf-8", "surrogatepass"), signed=False)) % SLOT_COUNT
 
 
-class Router(Protocol):
-    def leader(self, partition_id: int) -> int:
-        """The node that serves a partition."""
-        ...
-
-    def coordinator(self, kind: SlotKind, key: str) -> int:
-        """The node that coordinates a group or transactional id."""
-        ...
-
-
 class RendezvousRouter:
     """Immutable; make a new one when the set of nodes changes. Raises `ValueError` for no nodes."""
 
@@ -50,9 +40,11 @@ class RendezvousRouter:
         return self._node_ids
 
     def leader(self, partition_id: int) -> int:
+        """The node that serves a partition."""
         return self._heaviest(_PARTITION_KIND, partition_id)
 
     def coordinator(self, kind: SlotKind, key: str) -> int:
+        """The node that coordinates a group or transactional id."""
         return self._heaviest(kind, slot_of(key))
 
     def slots(self, kind: SlotKind, node_id: int) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from cluster.group.events import (
     DeleteGroupReply,
     DeleteOffsets,
     DeleteOffsetsReply,
+    FetchOffsets,
     Heartbeat,
     HeartbeatReply,
     JoinGroup,
@@ -40,6 +41,7 @@ from cluster.group.events import (
     Loaded,
     MembershipEvent,
     OffsetCommit,
+    OffsetsReply,
     PendingTimer,
     Reply,
     Request,
@@ -181,6 +183,8 @@ class GroupRuntime:
     @overload
     def submit(self, group_id: str, request: OffsetCommit) -> Pending[CommitReply]: ...
     @overload
+    def submit(self, group_id: str, request: FetchOffsets) -> Pending[OffsetsReply]: ...
+    @overload
     def submit(self, group_id: str, request: DeleteGroup) -> Pending[DeleteGroupReply]: ...
     @overload
     def submit(self, group_id: str, request: DeleteOffsets) -> Pending[DeleteOffsetsReply]: ...
@@ -205,13 +209,10 @@ class GroupRuntime:
         self._pump(cell)
         return pending
 
-    def fetch_offsets(
-        self, group_id: str, partition_ids: Iterable[int] | None = None
-    ) -> tuple[ErrorCode, dict[int, CommittedOffset]]:
-        """The committed offsets of these partitions, or of all; a partition without one is left out."""
-        error = self._check(group_id)
+    def offsets(self, group_id: str) -> dict[int, CommittedOffset]:
+        """What the group has committed until now, without waiting for commits under way."""
         cell = self._cells.get(group_id)
-        return error, {} if error or cell is None else cell.offsets.fetch(partition_ids)
+        return {} if cell is None else cell.offsets.fetch()
 
     def list_groups(self) -> list[GroupOverview]:
         return [
@@ -274,6 +275,9 @@ class GroupRuntime:
         match asked.event:
             case OffsetCommit():
                 return self._commit(cell, asked)
+            case FetchOffsets(partition_ids):
+                self._reply(asked.token, OffsetsReply(ErrorCode.NONE, cell.offsets.fetch(partition_ids)))
+                return None
             case DeleteGroup():
                 return self._delete_group(cell, asked)
             case DeleteOffsets():

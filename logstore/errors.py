@@ -53,6 +53,10 @@ class UnknownTopicOrPartition(LogstoreError):
     retriable = True
 
 
+class UnknownTopicId(UnknownTopicOrPartition):
+    """No topic has this id; another one may have its name by now."""
+
+
 class OffsetOutOfRange(LogstoreError):
     """A read below the log start offset or above the high watermark."""
 

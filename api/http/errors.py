@@ -11,7 +11,6 @@ from api.errors import wire
 from logstore.errors import LogstoreError
 
 BAD_REQUEST: Final = 40002
-TOPIC_NOT_FOUND: Final = 40401
 PARTITION_NOT_FOUND: Final = 40402
 FORMAT_MISMATCH: Final = 40601
 JSON_CONVERSION: Final = 42203

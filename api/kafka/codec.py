@@ -1,8 +1,9 @@
 """Kafka requests and responses: bytes to structs and back, for every API in `messages`. Pure.
 
 Readers and writers are compiled from the tables on first use and kept. Readers check every length and count against
-the bytes that are left before they allocate, skip tagged fields they do not know (KIP-482), and ignore bytes behind
-the message, as Kafka does. `records` come out as views of the buffer, everything else is copied.
+the bytes that are left before they allocate, take at most ELEMENTS_MAX elements in a request, skip tagged fields they
+do not know (KIP-482), and ignore bytes behind the message, as Kafka does. `records` come out as views of the buffer,
+everything else is copied.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from api.kafka.schema import Message
 from logstore.errors import InvalidRequest
 
 API_VERSIONS_KEY: Final = 18
+ELEMENTS_MAX: Final = 1 << 18  # of all arrays of a request: more than the partitions one node can serve
 
 _HEADER_START = struct.Struct(">hhi")
 assert _HEADER_START.size == 8
@@ -95,7 +97,7 @@ def read_request(api_key: int, version: int, buffer: memoryview, position: int =
     """The request body at `position`. Raises `MalformedMessage`; `InvalidRequest` for a version without tables."""
     read = _request_readers.get((api_key, version))
     if read is None:
-        read = compile_reader(_table(api_key, version, response=False), version)
+        read = compile_reader(_table(api_key, version, response=False), version, elements_max=ELEMENTS_MAX)
         _request_readers[api_key, version] = read
     return read(buffer, position)[0]
 

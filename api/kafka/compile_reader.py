@@ -31,6 +31,7 @@ _SHARED: Final[dict[str, object]] = {
     "count_of_tags": wire.count_of_tags,
     "tag_end": wire.tag_end,
     "too_long": wire.too_long,
+    "too_many": wire.too_many,
     "not_nullable": wire.not_nullable,
     "uuid_of": wire.uuid_of,
     "compiled_struct": wire.compiled_struct,
@@ -40,19 +41,21 @@ _SHARED: Final[dict[str, object]] = {
 }
 
 
-def compile_reader(message: Message, version: int) -> Reader:
+def compile_reader(message: Message, version: int, *, elements_max: int | None = None) -> Reader:
     """A function that reads `message` as `version` encodes it. The caller has checked that the version is valid.
 
+    It takes no more than `elements_max` elements in all arrays together: an empty one is three bytes on the wire and
+    a hundred and more in memory.
     It raises `MalformedMessage` for everything that the bytes can do wrong; bytes behind the message are not looked at.
     """
-    source = _ReaderSource(version, message.is_flexible(version))
+    source = _ReaderSource(version, message.is_flexible(version), counted=elements_max is not None)
     result = source.struct_body(message, 2)
     source.flush(2)
     title = f"{message.name} v{version}"
     text = "\n".join(
         (
             "def read(buf, p):",
-            "    end = len(buf)",
+            f"    end, left = len(buf), {elements_max}",
             "    try:",
             *source.lines,
             f"        return {result}, p",
@@ -85,9 +88,10 @@ def size_min_bytes(kind: str | Message, version: int, *, array: bool, flexible: 
 class _ReaderSource:
     """The source lines of one reader. `run` is the row of fixed-size values waiting for one `struct` call."""
 
-    def __init__(self, version: int, flexible: bool) -> None:
+    def __init__(self, version: int, flexible: bool, *, counted: bool) -> None:
         self.version = version
         self.flexible = flexible
+        self.counted = counted  # `left` says how many more elements are taken
         self.lines: list[str] = []
         self.constants: dict[str, object] = dict(_SHARED)
         self.run: list[tuple[str, str]] = []  # struct character, variable
@@ -210,6 +214,8 @@ class _ReaderSource:
         scale = f" * {element_bytes}" if element_bytes > 1 else ""
         self.emit(depth, f"elif {count}{scale} > end - p:", f'    too_long("{what}", {count}, end - p)', "else:")
         depth += 1
+        if self.counted:
+            self.emit(depth, f"left -= {count}", "if left < 0:", f'    too_many("{what}")')
         if isinstance(field.type, str) and field.type in FIXED_FORMATS and field.type != "uuid":
             char = FIXED_FORMATS[field.type]
             self.emit(depth, f"{value} = list(compiled_struct(f'>{{{count}}}{char}').unpack_from(buf, p))")

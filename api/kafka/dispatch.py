@@ -1,7 +1,7 @@
 """One request: header -> handler -> reply slot. The list of what this node serves, and nothing about any API.
 
-A handler module opens with the versions it serves. `handle` gets the decoded request and returns the response, a
-`Pending` or a coroutine for one; Produce and Fetch take the raw frame instead (`serve`) and fill their slot themselves.
+A handler module opens with the versions it serves. `handle` gets the decoded request and returns the response or a
+coroutine for one; Produce and Fetch take the raw frame instead (`serve`) and fill their slot themselves.
 Errors: a request that does not decode, or of an API or version not served, ends its connection, as in Kafka; only
 ApiVersions of an unknown version is answered (KIP-511). An unexpected exception ends the connection that caused it.
 """
@@ -20,7 +20,6 @@ from api.kafka.connection import Session, Slot
 from api.kafka.errors import UnsupportedRequest
 from api.kafka.handlers import SERVED, Served, api_versions
 from cluster.node import Node
-from cluster.pending import Pending
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +91,6 @@ class Dispatcher:
             outcome = handle(context, read_request(header.api_key, header.api_version, frame, header.body_position))
             if isinstance(outcome, msgspec.Struct):
                 reply(slot, header, outcome)
-            elif isinstance(outcome, Pending):
-                outcome.when_done(lambda done: reply(slot, header, done.result()))
             else:
                 self._run(outcome, context, slot)
 

@@ -20,8 +20,6 @@ import msgspec
 from api.kafka import wire
 from api.kafka.connection import Part, size_of
 
-VERSION_FIRST: Final = 4
-VERSION_LAST: Final = 18
 LOG_START_SINCE: Final = 5
 SESSIONS_SINCE: Final = 7
 PREFERRED_REPLICA_SINCE: Final = 11

@@ -42,7 +42,8 @@ from logstore.log.partition_log import AppendResult
 from logstore.record.batch import HEADER_BYTES
 
 VERSION_FIRST: Final = LOG_START_SINCE  # answers of earlier versions have another shape
-ROUTES_MAX: Final = 1024  # of a connection; a route takes about 500 bytes
+ROUTES_MAX: Final = 1024  # of a connection; a route takes about 500 bytes and its prefix
+PREFIX_BYTES_MAX: Final = 1024  # a client id may be longer: such requests are decoded each time
 LENGTHS_MAX: Final = 8  # of different prefixes of a connection: each is a look-up more
 
 _START = struct.Struct(">ii")  # api key and version as one number, correlation id
@@ -117,8 +118,10 @@ class ProduceShortcut:
         return len(self._routes)
 
     def learn(self, frame: memoryview, route: Route) -> None:
-        """Serve requests that begin as `frame` does by `route` from now on."""
+        """Serve requests that begin as `frame` does by `route` from now on, unless that is too much to keep."""
         length = route.prefix_bytes
+        if length > PREFIX_BYTES_MAX:
+            return
         new_length = length not in self._lengths
         full = len(self._routes) == ROUTES_MAX or (new_length and len(self._lengths) == LENGTHS_MAX)
         if full or self._image is not self._node.image:

@@ -31,7 +31,6 @@ FIXED_FORMATS: Final[dict[str, str]] = {
     "float64": "d",
     "uuid": "16s",
 }
-VARIABLE_TYPES: Final = ("string", "bytes", "records")
 
 _IMPLICIT_DEFAULTS: Final[dict[str, object]] = {
     "bool": False,
@@ -54,7 +53,7 @@ class Field(NamedTuple):
     """One field over all versions: `first`..`last` have it, `nullable` names those in which it may be null.
 
     A field with a `tag` travels in the tagged section of every version it is in, and is left out there when it
-    equals its default. `type` is a name of `FIXED_FORMATS` or `VARIABLE_TYPES`, or the table of a nested struct.
+    equals its default. `type` is a name of `FIXED_FORMATS`, "string", "bytes", "records", or a nested struct's table.
     """
 
     name: str

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 LISTEN_BACKLOG: Final = 512
 ACCEPTS_PER_TURN: Final = 64
 ACCEPT_PAUSE_S: Final = 0.25
+SWEEP_MS_MIN: Final = 20  # a limit below is looked at as if it were this long
+INT64_MAX: Final = 2**63 - 1
 MSG_MORE: Final = getattr(socket, "MSG_MORE", 0)
 OUT_OF_HANDLES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -86,7 +88,8 @@ class KafkaServer(Turns):
         writable and valid until `end_of_turn` returns. Raising `FrameError` or `MalformedMessage` ends the connection,
         any other exception ends it, too, with a traceback in the log.
         `end_of_turn`, called after the frames of a turn and before their replies are sent.
-        `idle_ms_max`, Kafka's connections.max.idle.ms: nothing received, owed or unsent for so long ends a connection.
+        `idle_ms_max`, Kafka's connections.max.idle.ms: nothing received, owed or unsent for so long ends a connection;
+        -1 never does.
         `stall_ms_max`, how long a peer may leave replies unread. Apache Kafka counts this as idle, too; it must be
         longer than a consumer may sit on its records (max.poll.interval.ms, 5 minutes).
         `connections_max`, refused above. Apache Kafka's max.connections has no bound by default; each costs about
@@ -118,7 +121,7 @@ class KafkaServer(Turns):
         self.connections_refused = 0
         self._clock = clock or SystemClock()
         self._connections_max = connections_max
-        self._idle_ms_max = idle_ms_max
+        self._idle_ms_max = idle_ms_max if idle_ms_max >= 0 else INT64_MAX
         self._stall_ms_max = stall_ms_max
         self._listeners: dict[socket.socket, tuple[str, int]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -174,7 +177,7 @@ class KafkaServer(Turns):
             channel.close(f"{channel.connection.in_flight} replies still owed when the server stopped")
 
     def _arm_sweep(self) -> None:
-        interval_s = min(self._idle_ms_max, self._stall_ms_max) / 4000
+        interval_s = max(min(self._idle_ms_max, self._stall_ms_max), SWEEP_MS_MIN) / 4000
         self._sweep_timer = self.loop.call_later(interval_s, self._sweep_and_arm)
 
     def _sweep_and_arm(self) -> None:

@@ -30,6 +30,10 @@ def too_long(what: str, wanted: int, left: int) -> NoReturn:
     raise MalformedMessage(f"{what}: {wanted} wanted where {max(left, 0)} bytes are left")
 
 
+def too_many(what: str) -> NoReturn:
+    raise MalformedMessage(f"{what}: more elements than one request may have")
+
+
 def not_nullable(what: str) -> NoReturn:
     raise MalformedMessage(f"{what}: null is not allowed here")
 

@@ -6,7 +6,7 @@ of a later decision. Source: JoinGroup v0-9, SyncGroup v0-5, Heartbeat v0-4, Lea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 from msgspec import Struct, field
@@ -92,6 +92,12 @@ class DeleteOffsets(Struct, frozen=True):
     partitions: Mapping[int, str]
 
 
+class FetchOffsets(Struct, frozen=True):
+    """By internal partition id, None for all. In its turn like the rest: it sees what was committed before it."""
+
+    partition_ids: Sequence[int] | None = None
+
+
 class SessionTimer(Struct, frozen=True):
     """A member has to be heard of until then."""
 
@@ -130,7 +136,9 @@ class Loaded(Struct, frozen=True):
 
 
 MembershipEvent: TypeAlias = JoinGroup | SyncGroup | Heartbeat | LeaveGroup | TimerFired | Loaded
-Request: TypeAlias = JoinGroup | SyncGroup | Heartbeat | LeaveGroup | OffsetCommit | DeleteGroup | DeleteOffsets
+Request: TypeAlias = (
+    JoinGroup | SyncGroup | Heartbeat | LeaveGroup | OffsetCommit | FetchOffsets | DeleteGroup | DeleteOffsets
+)
 
 
 class JoinReply(Struct, frozen=True):
@@ -171,6 +179,13 @@ class CommitReply(Struct, frozen=True):
     partitions: Mapping[int, ErrorCode] = field(default_factory=dict)
 
 
+class OffsetsReply(Struct, frozen=True):
+    """A partition without an offset is left out."""
+
+    error: ErrorCode
+    offsets: Mapping[int, CommittedOffset] = field(default_factory=dict)
+
+
 class DeleteGroupReply(Struct, frozen=True):
     error: ErrorCode
 
@@ -183,7 +198,14 @@ class DeleteOffsetsReply(Struct, frozen=True):
 
 
 Reply: TypeAlias = (
-    JoinReply | SyncReply | HeartbeatReply | LeaveReply | CommitReply | DeleteGroupReply | DeleteOffsetsReply
+    JoinReply
+    | SyncReply
+    | HeartbeatReply
+    | LeaveReply
+    | CommitReply
+    | OffsetsReply
+    | DeleteGroupReply
+    | DeleteOffsetsReply
 )
 
 _REFUSALS: Final[Mapping[type[Request], type[Reply]]] = {
@@ -192,6 +214,7 @@ _REFUSALS: Final[Mapping[type[Request], type[Reply]]] = {
     Heartbeat: HeartbeatReply,
     LeaveGroup: LeaveReply,
     OffsetCommit: CommitReply,
+    FetchOffsets: OffsetsReply,
     DeleteGroup: DeleteGroupReply,
     DeleteOffsets: DeleteOffsetsReply,
 }

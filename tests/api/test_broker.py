@@ -18,6 +18,7 @@ from api.kafka.messages import join_group as jg
 from api.kafka.messages import metadata as md
 from cluster.config import BrokerConfig, ServeSettings
 from logstore.errors import DirectoryLocked, InvalidConfig
+from logstore.store import Store
 
 HOST = "127.0.0.1"
 FETCH, METADATA, JOIN = 1, 3, 11
@@ -116,3 +117,19 @@ async def test_a_start_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
     again = Broker(settings(second, kafka_port=addresses.kafka[1]))
     assert (await again.start()).kafka == addresses.kafka
     await again.stop()
+
+
+async def test_options_of_the_background_work_reach_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Store] = []
+    open_ = Store.open
+
+    def noting(*args: Any, **named: Any) -> Store:
+        opened.append(open_(*args, **named))
+        return opened[-1]
+
+    monkeypatch.setattr(Store, "open", noting)
+    config = BrokerConfig(log_retention_check_interval_ms=1234)
+    broker = Broker(ServeSettings(tmp_path / "data", (HOST, 0), None, None, config))
+    await broker.start()
+    await broker.stop()
+    assert [store.retention_interval_ms for store in opened] == [1234]

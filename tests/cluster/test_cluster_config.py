@@ -3,6 +3,7 @@ import pytest
 from cluster.config import BROKER_OPTIONS, BrokerConfig, describe, is_security, is_unused, parse_broker_config
 from logstore.config import OPTIONS, FlushPolicy, TopicConfig, format_option, format_value, parse_value
 from logstore.errors import InvalidConfig
+from logstore.store import PARTITIONS_MAX
 from logstore.types import TimestampType
 
 
@@ -102,3 +103,7 @@ def test_no_key_is_both_used_and_unused():
     assert is_security("ssl.keystore.location")
     assert is_security("sasl.enabled.mechanisms")
     assert not is_security("sasl.mechanism.inter.broker.protocol")
+
+
+def test_the_bound_of_a_topics_partitions_is_not_above_what_a_directory_takes() -> None:
+    assert BROKER_OPTIONS["max.partitions.per.topic"][1].high == PARTITIONS_MAX

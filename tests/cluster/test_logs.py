@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import uuid
 from typing import Any
 
@@ -262,6 +264,30 @@ async def test_a_deleted_topic_wakes_its_readers_with_the_reason(logs: Any) -> N
     logs.place_of = {}.get
     await logs.delete_topic("t", IDS)
     assert isinstance(pending.result()[0].error, UnknownTopicOrPartition)
+
+
+async def test_file_work_goes_on_when_its_caller_is_cancelled_and_can_be_waited_for(
+    bench: Any, logs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    make = bench.store._make_partitions
+
+    def slow(*args: Any) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        make(*args)
+
+    monkeypatch.setattr(bench.store, "_make_partitions", slow)
+    caller = asyncio.ensure_future(logs.create_topic("late", uuid.UUID(int=8), 1, {}))
+    await asyncio.to_thread(begun.wait, 10)
+    caller.cancel()
+    drained = asyncio.ensure_future(logs.drain())
+    await asyncio.sleep(0)
+    assert caller.cancelling()
+    assert not drained.done()
+    go_on.set()
+    await asyncio.wait_for(drained, 10)
+    assert "late" in bench.store.topics()
 
 
 def test_close_answers_what_is_parked_and_refuses_what_comes(logs: Any) -> None:

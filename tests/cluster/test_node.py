@@ -12,7 +12,7 @@ import pytest
 from cluster.config import parse_broker_config
 from cluster.logs import LocalLogStore
 from cluster.metadata.memory import MemoryMetaStore
-from cluster.metadata.store import AddPartitions, BrokerInfo, CreateTopic, DeleteTopic
+from cluster.metadata.store import AddPartitions, AlterTopicConfig, BrokerInfo, CreateTopic, DeleteTopic
 from cluster.node import Node
 from cluster.runtime import GroupRuntime, group_settings
 from cluster.testing import VirtualTime
@@ -22,7 +22,9 @@ from logstore.errors import (
     InvalidTopicName,
     NotOwner,
     NotWritten,
+    RecordTooLarge,
     TopicExists,
+    UnknownTopicId,
     UnknownTopicOrPartition,
 )
 from logstore.log.group_commit import GroupCommit
@@ -191,3 +193,33 @@ async def test_an_older_run_of_the_node_may_change_nothing(house: Any) -> None:
     with pytest.raises(NotOwner):
         await node.create_topic("t")
     assert house.directories() == set()
+
+
+async def test_options_a_crash_kept_from_being_carried_out_are_in_force_after_the_next_start(house: Any) -> None:
+    node = await house.start()
+    topic = await node.create_topic("t", 2, {"retention.ms": "5000"})
+    house.stop()
+    fence = await house.meta.register(BrokerInfo(1, "localhost", 9092))
+    await house.meta.mutate(fence, AlterTopicConfig(topic.topic_id, {"max.message.bytes": "100"}, ("retention.ms",)))
+    node = await house.start()
+    records = memoryview(encode_batch([(1_700_000_000_000, None, b"v" * 200, ())]))
+    with pytest.raises(RecordTooLarge):
+        node.produce(node.topic("t").partition_ids[0], records, acks=1).result()
+    assert house.store.topic("t").config == {"max.message.bytes": "100"}
+
+
+async def test_an_automatic_topic_whose_files_are_there_already_is_refused_and_not_tried_for_ever(house: Any) -> None:
+    node = await house.start()
+    house.store.create_topic("t")  # as a rollback that failed leaves it
+    with pytest.raises(UnknownTopicOrPartition):
+        await asyncio.wait_for(node.topic_or_create("t"), 5)
+
+
+async def test_a_topic_id_nobody_has_is_told_apart_from_a_partition_nobody_has(house: Any) -> None:
+    node = await house.start()
+    topic = await node.create_topic("t")
+    with pytest.raises(UnknownTopicId):
+        node.topic_by_id(uuid.UUID(int=99))
+    with pytest.raises(UnknownTopicOrPartition) as missing:
+        node.partition_id(topic, 1)
+    assert not isinstance(missing.value, UnknownTopicId)

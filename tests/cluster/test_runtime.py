@@ -13,6 +13,7 @@ from cluster.group.events import (
     CommittedOffset,
     DeleteGroup,
     DeleteOffsets,
+    FetchOffsets,
     Heartbeat,
     JoinGroup,
     JoinReply,
@@ -104,6 +105,13 @@ def joining(member_id: str = "", **changes: Any) -> JoinGroup:
     return JoinGroup(member_id, **(fields | changes))
 
 
+def fetch_offsets(
+    runtime: GroupRuntime, group_id: str, partition_ids: Sequence[int] | None = None
+) -> tuple[ErrorCode, dict[int, CommittedOffset]]:
+    reply = runtime.submit(group_id, FetchOffsets(partition_ids)).result()
+    return reply.error, dict(reply.offsets)
+
+
 def commit(value: int, partition_id: int = 1, **changes: Any) -> OffsetCommit:
     return OffsetCommit({partition_id: CommittedOffset(value)}, **changes)
 
@@ -154,11 +162,23 @@ async def test_events_of_a_group_wait_for_its_write_and_other_groups_do_not(worl
     await settle()
     assert other.done
     assert order == []
-    assert world.runtime.fetch_offsets("g") == (NONE, {})
+    assert world.runtime.offsets("g") == {}
     world.store.gate.set()
     await settle()
     assert order == ["commit", "heartbeat"]
-    assert world.runtime.fetch_offsets("g")[1][1].offset == 5
+    assert fetch_offsets(world.runtime, "g")[1][1].offset == 5
+
+
+async def test_offsets_are_fetched_after_the_commits_that_were_asked_for_before(world: World) -> None:
+    world.store.gate.clear()
+    world.runtime.submit("simple", commit(5))
+    fetched = world.runtime.submit("simple", FetchOffsets((1, 2)))
+    world.runtime.submit("simple", commit(6))
+    await settle()
+    assert not fetched.done
+    world.store.gate.set()
+    reply = await fetched
+    assert (reply.error, {key: each.offset for key, each in reply.offsets.items()}) == (NONE, {1: 5})
 
 
 async def test_commits_that_queue_together_are_one_write(world: World) -> None:
@@ -168,7 +188,8 @@ async def test_commits_that_queue_together_are_one_write(world: World) -> None:
     world.store.gate.set()
     assert {(await each).error for each in pending} == {NONE}
     assert world.store.writes == [("offsets", 1), ("offsets", 3)]
-    assert {key: each.offset for key, each in world.runtime.fetch_offsets("simple")[1].items()} == {1: 27, 2: 28, 3: 29}
+    _, offsets = fetch_offsets(world.runtime, "simple")
+    assert {key: each.offset for key, each in offsets.items()} == {1: 27, 2: 28, 3: 29}
 
 
 async def test_an_answers_listener_may_ask_again_at_once(world: World) -> None:
@@ -192,7 +213,7 @@ async def test_an_answer_nobody_waits_for_is_dropped_but_done(world: World) -> N
     world.store.gate.set()
     await settle()
     assert not pending.done
-    assert world.runtime.fetch_offsets("g")[1][1].offset == 5
+    assert fetch_offsets(world.runtime, "g")[1][1].offset == 5
 
 
 # --- a store that fails ----------------------------------------------------------------------------------------------
@@ -204,7 +225,7 @@ async def test_a_failed_write_changes_nothing_and_may_be_retried(world: World) -
     sync = SyncGroup(joined.member_id, 1, assignments={joined.member_id: b"all"})
     assert (await world.runtime.submit("g", sync)).error is ErrorCode.COORDINATOR_NOT_AVAILABLE
     assert (await world.runtime.submit("h", commit(1))).error is ErrorCode.COORDINATOR_NOT_AVAILABLE
-    assert world.runtime.fetch_offsets("h") == (NONE, {})
+    assert fetch_offsets(world.runtime, "h") == (NONE, {})
     assert world.runtime.describe_group("g").phase is GroupPhase.COMPLETING_REBALANCE
     world.store.failure = None
     assert (await world.runtime.submit("g", sync)).assignment == b"all"
@@ -254,7 +275,7 @@ async def test_a_lost_slot_sends_its_groups_away(world: World) -> None:
     await settle()
     assert {each.result().error for each in (parked, writing, queued)} == {ErrorCode.NOT_COORDINATOR}
     assert (await world.runtime.submit("g", joining())).error is ErrorCode.NOT_COORDINATOR
-    assert world.runtime.fetch_offsets("g")[0] is ErrorCode.NOT_COORDINATOR
+    assert fetch_offsets(world.runtime, "g")[0] is ErrorCode.NOT_COORDINATOR
     world.time.advance(60_000)  # timers that are left over wake nobody
     await settle()
     state = await world.store.load_slot(usurper)
@@ -320,7 +341,7 @@ async def test_groups_and_offsets_survive_a_restart_on_disk(tmp_path: Path) -> N
             await runtime.load(fence)
             assert runtime.submit("g", Heartbeat(member_id, generation)).result().error is NONE
             assert runtime.submit("g", SyncGroup(member_id, generation)).result().assignment == b"all"
-            assert runtime.fetch_offsets("g", [1])[1] == {1: CommittedOffset(42, commit_timestamp_ms=WALL_MS)}
+            assert fetch_offsets(runtime, "g", [1])[1] == {1: CommittedOffset(42, commit_timestamp_ms=WALL_MS)}
             assert {each.group_id for each in runtime.list_groups()} == {"g", "simple"}
         await runtime.close()
         await store.close()
@@ -337,7 +358,7 @@ async def test_a_damaged_group_does_not_hold_up_the_others(world: World) -> None
     await runtime.load(world.fence)
     assert runtime.describe_group("good").phase is GroupPhase.STABLE
     assert runtime.describe_group("bad").phase is GroupPhase.EMPTY
-    assert runtime.fetch_offsets("bad")[1][1].offset == 9
+    assert fetch_offsets(runtime, "bad")[1][1].offset == 9
 
 
 # --- offsets, deletion, expiry ---------------------------------------------------------------------------------------
@@ -364,7 +385,7 @@ async def test_a_refused_partition_does_not_refuse_the_others(world: World) -> N
     request = OffsetCommit({1: CommittedOffset(1), 2: CommittedOffset(2, metadata="x" * 5000)})
     reply = await world.runtime.submit("g", request)
     assert (reply.error, reply.partitions) == (NONE, {2: ErrorCode.OFFSET_METADATA_TOO_LARGE})
-    assert set(world.runtime.fetch_offsets("g")[1]) == {1}
+    assert set(fetch_offsets(world.runtime, "g")[1]) == {1}
     only_bad = await world.runtime.submit("h", OffsetCommit({2: CommittedOffset(2, metadata="x" * 5000)}))
     assert only_bad.partitions
     assert {each.group_id for each in world.runtime.list_groups()} == {"g"}
@@ -388,7 +409,7 @@ async def test_only_an_empty_group_is_deleted_and_then_it_is_gone(world: World) 
     await world.runtime.submit("g", LeaveGroup((LeavingMember(member_id),)))
     assert (await world.runtime.submit("g", DeleteGroup())).error is NONE
     assert world.runtime.list_groups() == []
-    assert world.runtime.fetch_offsets("g") == (NONE, {})
+    assert fetch_offsets(world.runtime, "g") == (NONE, {})
     assert world.runtime.describe_group("g").phase is GroupPhase.DEAD
     slot = await world.store.acquire(SlotKind.GROUP, slot_of("g"), world.fence)
     state = await world.store.load_slot(slot)
@@ -403,7 +424,7 @@ async def test_offsets_of_subscribed_topics_are_not_deleted(world: World) -> Non
     await world.runtime.submit("g", OffsetCommit(offsets, joined.member_id, 1))
     reply = await world.runtime.submit("g", DeleteOffsets({1: "t", 2: "other", 99: "other"}))
     assert (reply.error, reply.partitions) == (NONE, {1: ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC})
-    assert set(world.runtime.fetch_offsets("g")[1]) == {1, 3}
+    assert set(fetch_offsets(world.runtime, "g")[1]) == {1, 3}
     assert (await world.runtime.submit("nobody", DeleteOffsets({1: "t"}))).error is ErrorCode.GROUP_ID_NOT_FOUND
     await world.runtime.submit("c", joining(protocol_type="connect"))
     assert (await world.runtime.submit("c", DeleteOffsets({1: "t"}))).error is ErrorCode.NON_EMPTY_GROUP
@@ -418,7 +439,7 @@ async def test_offsets_expire_and_the_group_with_the_last_of_them() -> None:
     await world.runtime.submit("g", commit(2, 2))
     world.time.advance(500_000)
     await settle()
-    assert set(world.runtime.fetch_offsets("g")[1]) == {2}
+    assert set(fetch_offsets(world.runtime, "g")[1]) == {2}
     world.time.advance(600_000)
     await settle()
     assert world.runtime.list_groups() == []
@@ -435,7 +456,7 @@ async def test_a_group_that_became_empty_keeps_its_offsets_for_the_retention(wor
     await world.runtime.submit("g", LeaveGroup((LeavingMember(member_id),)))
     world.time.advance(900_000)
     await settle()
-    assert set(world.runtime.fetch_offsets("g")[1]) == {1}
+    assert set(fetch_offsets(world.runtime, "g")[1]) == {1}
     world.time.advance(900_000)
     await settle()
     assert world.runtime.list_groups() == []
@@ -444,7 +465,7 @@ async def test_a_group_that_became_empty_keeps_its_offsets_for_the_retention(wor
 async def test_deleted_partitions_are_forgotten(world: World) -> None:
     await world.runtime.submit("g", OffsetCommit({1: CommittedOffset(1), 2: CommittedOffset(2)}))
     world.runtime.forget_partitions([1])
-    assert set(world.runtime.fetch_offsets("g")[1]) == {2}
+    assert set(fetch_offsets(world.runtime, "g")[1]) == {2}
     world.runtime.forget_partitions([2, 3])
     assert world.runtime.list_groups() == []
 
@@ -456,7 +477,7 @@ async def test_a_group_needs_a_name_except_for_offsets(world: World) -> None:
     for request in (joining(), SyncGroup("m", 1), Heartbeat("m", 1), LeaveGroup(())):
         assert (await world.runtime.submit("", request)).error is ErrorCode.INVALID_GROUP_ID
     assert (await world.runtime.submit("", commit(1))).error is NONE
-    assert world.runtime.fetch_offsets("")[1][1].offset == 1
+    assert fetch_offsets(world.runtime, "")[1][1].offset == 1
 
 
 async def test_asking_for_groups_that_are_not_there_leaves_nothing_behind(world: World) -> None:

@@ -29,13 +29,10 @@ async def handle(context: Context, request: DeleteTopicsRequest) -> DeleteTopics
 
 
 async def _delete(node: Node, asked: DeleteTopicState) -> DeletableTopicResult:
-    by_id = asked.name is None
     try:
         topic = node.topic_by_id(asked.topic_id) if asked.name is None else node.topic(asked.name)
         await node.delete_topic(topic)
     except LogstoreError as error:
-        code = wire(error).code
-        if by_id and code is ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-            code = ErrorCode.UNKNOWN_TOPIC_ID
-        return DeletableTopicResult(asked.name, asked.topic_id if by_id else ZERO_UUID, code, str(error))
+        topic_id = asked.topic_id if asked.name is None else ZERO_UUID
+        return DeletableTopicResult(asked.name, topic_id, wire(error).code, str(error))
     return DeletableTopicResult(topic.name, topic.topic_id, ErrorCode.NONE, None)

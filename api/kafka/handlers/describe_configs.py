@@ -1,7 +1,7 @@
 """DescribeConfigs (key 32), versions 1 to 4: options of topics and of this broker with source, type, synonyms and help.
 
-`configuration_keys` null means all. Resource types served: topic (2) and broker (4; this node's id, or empty for the
-cluster-wide defaults, of which there are none).
+`configuration_keys` null or empty means all. Resource types served: topic (2) and broker (4; this node's id, or empty
+for the cluster-wide defaults, of which there are none).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from api.errors import wire
+from api.kafka.handlers.once import once
 from api.kafka.handlers.topic_configs import BROKER, TOPIC, Described, describe_broker, describe_topic
 from api.kafka.messages.describe_configs import (
     DescribeConfigsRequest,
@@ -31,17 +32,18 @@ VERSIONS = (1, 4)
 
 
 def handle(context: Context, request: DescribeConfigsRequest) -> DescribeConfigsResponse:
-    return DescribeConfigsResponse(results=[_describe(context.node, asked, request) for asked in request.resources])
+    wanted = once(request.resources, lambda each: (each.resource_type, each.resource_name))
+    return DescribeConfigsResponse(results=[_describe(context.node, asked, request) for asked in wanted])
 
 
 def _describe(node: Node, asked: DescribeConfigsResource, request: DescribeConfigsRequest) -> DescribeConfigsResult:
     try:
         described = _options(node, asked)
-        wanted = None if asked.configuration_keys is None else set(asked.configuration_keys)
+        wanted = set(asked.configuration_keys or ())
         configs = [
             _encode(each, asked.resource_type == BROKER, request.include_synonyms, request.include_documentation)
             for each in described
-            if wanted is None or each.name in wanted
+            if not wanted or each.name in wanted
         ]
     except LogstoreError as error:
         return DescribeConfigsResult(wire(error).code, str(error), asked.resource_type, asked.resource_name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from api.kafka.handlers.once import once
 from api.kafka.messages.describe_groups import (
     DescribedGroup,
     DescribedGroupMember,
@@ -25,7 +26,7 @@ _NOT_FOUND_SINCE = 6
 
 
 def handle(context: Context, request: DescribeGroupsRequest) -> DescribeGroupsResponse:
-    return DescribeGroupsResponse(groups=[_describe(context, group_id) for group_id in request.groups])
+    return DescribeGroupsResponse(groups=[_describe(context, group_id) for group_id in once(request.groups, str)])
 
 
 def _describe(context: Context, group_id: str) -> DescribedGroup:

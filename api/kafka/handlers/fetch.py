@@ -20,7 +20,7 @@ from cluster.error_codes import ErrorCode
 from cluster.logs import FetchAsk, FetchLimits, FetchPart
 from cluster.node import Node
 from cluster.pending import Pending
-from logstore.errors import LogstoreError, UnknownTopicOrPartition
+from logstore.errors import LogstoreError
 from logstore.types import Isolation
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class _Fetch:
                 try:
                     self.asks.append(self._ask(node, topic, each))
                 except LogstoreError as error:
-                    self._refused[at_topic, at_partition] = self._code(error)
+                    self._refused[at_topic, at_partition] = wire(error).code
         self.limits = FetchLimits(
             bytes_min=max(0, request.min_bytes),
             bytes_max=max(0, min(request.max_bytes, node.config.fetch_max_bytes)),
@@ -78,10 +78,6 @@ class _Fetch:
         by_id = self._context.header.api_version >= _TOPIC_IDS_SINCE
         image = node.topic_by_id(topic.topic_id) if by_id else node.topic(topic.topic)
         return FetchAsk(node.partition_id(image, each.partition), each.fetch_offset, max(0, each.partition_max_bytes))
-
-    def _code(self, error: LogstoreError) -> ErrorCode:
-        by_id = self._context.header.api_version >= _TOPIC_IDS_SINCE
-        return ErrorCode.UNKNOWN_TOPIC_ID if by_id and isinstance(error, UnknownTopicOrPartition) else wire(error).code
 
     def encode(self, parts: list[FetchPart]) -> list[Part]:
         """The response's buffers and file slices, in the order of the request."""
@@ -101,7 +97,7 @@ class _Fetch:
 
     def _part(self, asked: FetchPartition, part: FetchPart) -> FetchPartitionResult:
         if part.error is not None:
-            return _refused(asked.partition, self._code(part.error))
+            return _refused(asked.partition, wire(part.error).code)
         aborted: tuple[tuple[int, int], ...] | None = () if self.limits.isolation is Isolation.READ_COMMITTED else None
         return FetchPartitionResult(
             asked.partition,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from api.errors import wire
+from api.kafka.handlers.once import once
 from api.kafka.messages.metadata import (
     MetadataRequest,
     MetadataRequestTopic,
@@ -37,7 +38,8 @@ async def handle(context: Context, request: MetadataRequest) -> MetadataResponse
         topics = [_describe(node, topic) for topic in node.image.topics.values()]
     else:
         # Versions 0 to 3 always allowed it: their decoded default is true.
-        topics = [await _look_up(node, asked, request.allow_auto_topic_creation) for asked in request.topics]
+        wanted = once(request.topics, lambda each: (each.name, each.topic_id))
+        topics = [await _look_up(node, asked, request.allow_auto_topic_creation) for asked in wanted]
     return MetadataResponse(
         brokers=[MetadataResponseBroker(each.node_id, each.host, each.port, each.rack) for each in node.brokers],
         cluster_id=node.image.cluster_id,
@@ -47,15 +49,13 @@ async def handle(context: Context, request: MetadataRequest) -> MetadataResponse
 
 
 async def _look_up(node: Node, asked: MetadataRequestTopic, may_create: bool) -> MetadataResponseTopic:
-    if asked.name is None:
-        topic = node.image.topics_by_id.get(asked.topic_id)
-        if topic is None:
-            return MetadataResponseTopic(ErrorCode.UNKNOWN_TOPIC_ID, None, asked.topic_id)
-        return _describe(node, topic)
     try:
-        topic = await node.topic_or_create(asked.name) if may_create else node.topic(asked.name)
+        if asked.name is None:
+            topic = node.topic_by_id(asked.topic_id)
+        else:
+            topic = await node.topic_or_create(asked.name) if may_create else node.topic(asked.name)
     except LogstoreError as error:
-        return MetadataResponseTopic(wire(error).code, asked.name, ZERO_UUID)
+        return MetadataResponseTopic(wire(error).code, asked.name, asked.topic_id if asked.name is None else ZERO_UUID)
     return _describe(node, topic)
 
 

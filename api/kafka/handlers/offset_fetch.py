@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from api.kafka.handlers.once import once
 from api.kafka.messages.offset_fetch import (
     OffsetFetchRequest,
+    OffsetFetchRequestTopic,
     OffsetFetchRequestTopics,
     OffsetFetchResponse,
     OffsetFetchResponseGroup,
@@ -21,8 +23,9 @@ from api.kafka.messages.offset_fetch import (
     OffsetFetchResponseTopic,
     OffsetFetchResponseTopics,
 )
+from api.kafka.schema import ZERO_UUID
 from cluster.error_codes import ErrorCode
-from cluster.group.events import CommittedOffset
+from cluster.group.events import CommittedOffset, FetchOffsets
 from cluster.image import MetadataImage, TopicImage
 from cluster.node import Node
 
@@ -51,13 +54,13 @@ class _Found(NamedTuple):
     error: ErrorCode
 
 
-def handle(context: Context, request: OffsetFetchRequest) -> OffsetFetchResponse:
+async def handle(context: Context, request: OffsetFetchRequest) -> OffsetFetchResponse:
     node, by_id = context.node, context.version >= _TOPIC_IDS_SINCE
     if context.version >= _SEVERAL_SINCE:
         groups = []
-        for group in request.groups:
+        for group in once(request.groups, lambda each: each.group_id):
             topics = None if group.topics is None else _asked(node, group.topics, by_id)
-            error, found = _fetch(node, group.group_id, topics, by_id)
+            error, found = await _fetch(node, group.group_id, topics, by_id)
             groups.append(
                 OffsetFetchResponseGroup(
                     group.group_id,
@@ -73,15 +76,9 @@ def handle(context: Context, request: OffsetFetchRequest) -> OffsetFetchResponse
                 )
             )
         return OffsetFetchResponse(groups=groups)
-    topics = (
-        None
-        if request.topics is None
-        else [
-            _Asked(each.name, UUID(int=0), each.partition_indexes, node.image.topics.get(each.name))
-            for each in request.topics
-        ]
-    )
-    error, found = _fetch(node, request.group_id, topics, by_id)
+    # The older requests name a topic and its partitions as the newer do.
+    topics = None if request.topics is None else _asked(node, request.topics, by_id)
+    error, found = await _fetch(node, request.group_id, topics, by_id)
     if error and context.version < 2:  # no error of the whole reply yet: each partition carries it
         found = [(topic, [_Found(each, _NOTHING, error) for each in topic.indexes]) for topic in topics or ()]
     return OffsetFetchResponse(
@@ -93,30 +90,27 @@ def handle(context: Context, request: OffsetFetchRequest) -> OffsetFetchResponse
     )
 
 
-def _asked(node: Node, topics: Sequence[OffsetFetchRequestTopics], by_id: bool) -> list[_Asked]:
+def _asked(
+    node: Node, topics: Sequence[OffsetFetchRequestTopic | OffsetFetchRequestTopics], by_id: bool
+) -> list[_Asked]:
     image = node.image
-    return [
-        _Asked(
-            each.name,
-            each.topic_id,
-            each.partition_indexes,
-            image.topics_by_id.get(each.topic_id) if by_id else image.topics.get(each.name),
-        )
-        for each in topics
-    ]
+    asked = []
+    for each in topics:
+        topic_id = each.topic_id if isinstance(each, OffsetFetchRequestTopics) else ZERO_UUID
+        found = image.topics_by_id.get(topic_id) if by_id else image.topics.get(each.name)
+        asked.append(_Asked(each.name, topic_id, tuple(dict.fromkeys(each.partition_indexes)), found))
+    return list(once(asked, lambda each: (each.name, each.topic_id)))
 
 
-def _fetch(
+async def _fetch(
     node: Node, group_id: str, topics: Sequence[_Asked] | None, by_id: bool
 ) -> tuple[ErrorCode, list[tuple[_Asked, list[_Found]]]]:
+    wanted = None if topics is None else [each for topic in topics for each in _partition_ids(topic)]
+    done = await node.groups.submit(group_id, FetchOffsets(wanted))
+    if done.error:
+        return done.error, []
     if topics is None:
-        error, offsets = node.groups.fetch_offsets(group_id)
-        topics = _all_topics(node.image, offsets)
-    else:
-        wanted = [each for topic in topics for each in _partition_ids(topic)]
-        error, offsets = node.groups.fetch_offsets(group_id, wanted)
-    if error:
-        return error, []
+        topics = _all_topics(node.image, done.offsets)
     unknown = ErrorCode.UNKNOWN_TOPIC_ID if by_id else ErrorCode.NONE
     found = []
     for topic in topics:
@@ -124,7 +118,7 @@ def _fetch(
         for index in topic.indexes:
             committed = None
             if topic.image is not None and 0 <= index < len(topic.image.partition_ids):
-                committed = offsets.get(topic.image.partition_ids[index])
+                committed = done.offsets.get(topic.image.partition_ids[index])
             rows.append(_Found(index, committed or _NOTHING, unknown if topic.image is None else ErrorCode.NONE))
         found.append((topic, rows))
     return ErrorCode.NONE, found

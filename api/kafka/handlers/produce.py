@@ -31,7 +31,7 @@ from api.kafka.schema import ZERO_UUID
 from cluster.error_codes import ErrorCode
 from cluster.image import TopicImage
 from cluster.node import Node
-from logstore.errors import InvalidRecord, InvalidRequest, LogstoreError, UnknownTopicOrPartition
+from logstore.errors import InvalidRecord, InvalidRequest, LogstoreError
 
 if TYPE_CHECKING:
     from api.kafka.dispatch import Context
@@ -143,11 +143,8 @@ class _Produce:
         self.settle()
 
     def fail(self, at_topic: int, at_partition: int, error: LogstoreError) -> None:
-        code = wire(error).code
-        if isinstance(error, UnknownTopicOrPartition) and self._request.topics[at_topic][1] is not None:
-            code = ErrorCode.UNKNOWN_TOPIC_ID
         index = self._request.topics[at_topic][2][at_partition][0]
-        self._results[at_topic][at_partition] = ProducePartitionResult(index, code, -1)
+        self._results[at_topic][at_partition] = ProducePartitionResult(index, wire(error).code, -1)
         self._errors[at_topic, at_partition] = error
 
     def settle(self) -> None:

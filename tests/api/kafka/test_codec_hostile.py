@@ -48,6 +48,30 @@ def test_a_message_cut_at_any_byte_is_malformed(api_key: int, version: int, mess
                 read_produce(version, memoryview(body), 0, cut)
 
 
+@pytest.mark.parametrize("version", [1, 12])
+def test_a_text_has_the_same_bound_in_every_version(version: int) -> None:
+    """Otherwise a name that came by a flexible version could not be written in an older one's answer."""
+    longest = MetadataRequest(topics=[MetadataRequestTopic(name="n" * 32_767)])
+    body = memoryview(codec.write_request(3, version, longest))
+    assert codec.read_request(3, version, body) == longest
+    if version == 12:
+        longer = MetadataRequest(topics=[MetadataRequestTopic(name="n" * 32_768)])
+        with pytest.raises(MalformedMessage):
+            codec.read_request(3, version, memoryview(codec.write_request(3, version, longer)))
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(codec.ELEMENTS_MAX + 1, 0), (3, codec.ELEMENTS_MAX // 3)])
+def test_a_request_of_too_many_elements_is_malformed(outer: int, inner: int) -> None:
+    """Tiny ones, one array or many: each would be a hundred bytes here and three there."""
+    partitions = wire.varint(inner + 1) + bytes(4) * inner
+    topic = b"\x02t" + partitions + b"\x00"
+    body = b"\x02g" + wire.varint(outer + 1) + topic * outer + b"\x00\x00"
+    with pytest.raises(MalformedMessage, match="more elements"):
+        codec.read_request(9, 7, memoryview(body))
+    fits = b"\x02g" + wire.varint(3) + topic * 2 + b"\x00\x00"
+    assert len(codec.read_request(9, 7, memoryview(fits)).topics) == 2  # type: ignore[attr-defined]  # OffsetFetch
+
+
 def test_a_frame_cut_within_its_header_is_malformed() -> None:
     head = codec.write_request_header(1, 12, 5, "client-é")
     header = codec.read_request_header(memoryview(head))

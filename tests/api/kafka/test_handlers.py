@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import uuid
 from typing import Any
 
@@ -374,6 +375,62 @@ async def test_a_fetch_waits_for_bytes_and_is_cancelled_with_its_connection(wire
 async def test_a_fetch_that_cannot_be_served_is_told_at_once(wire: Any, request_: Any, code: ErrorCode) -> None:
     await wire.node.create_topic("t")
     assert (await wire.call(FETCH, 11, request_)).responses[0].partitions[0].error_code == code
+
+
+async def test_an_unknown_partition_of_a_known_topic_id_is_told_as_such(wire: Any) -> None:
+    topic = await wire.node.create_topic("t")
+    part = fe.FetchPartition(partition=7, partition_max_bytes=100)
+    fetched = await wire.call(FETCH, 13, fe.FetchRequest(topics=[fe.FetchTopic(topic.topic_id, "", [part])]))
+    data = pr.PartitionProduceData(7, memoryview(batch(b"v")))
+    sent = pr.ProduceRequest(None, 1, 1000, [pr.TopicProduceData(topic.topic_id, "", [data])])
+    produced = await wire.call(PRODUCE, 13, sent)
+    assert fetched.responses[0].partitions[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+    assert produced.responses[0].partition_responses[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+
+async def test_what_a_request_names_again_and_again_is_answered_once(wire: Any) -> None:
+    topics = [md.MetadataRequestTopic(name=name) for name in ("t", "u")] * 1000
+    found = await wire.call(METADATA, 12, md.MetadataRequest(topics))
+    assert [each.name for each in found.topics] == ["t", "u"]
+    groups = await wire.call(DESCRIBE_GROUPS, 5, dsg.DescribeGroupsRequest(["g", "h", "g"] * 1000))
+    assert [each.group_id for each in groups.groups] == ["g", "h"]
+    resources = [dc.DescribeConfigsResource(2, "t", ["retention.ms"]), dc.DescribeConfigsResource(4, "1", [])] * 1000
+    configs = await wire.call(DESCRIBE_CONFIGS, 4, dc.DescribeConfigsRequest(resources))
+    assert [(each.resource_type, each.resource_name) for each in configs.results] == [(2, "t"), (4, "1")]
+    one = of.OffsetFetchRequestTopics(name="t", partition_indexes=[0, 5] * 100)
+    asked = [of.OffsetFetchRequestGroup(group_id=name, topics=[one] * 10) for name in ("g", "h")] * 20
+    offsets = await wire.call(OFFSETS, 8, of.OffsetFetchRequest(groups=asked))
+    assert [each.group_id for each in offsets.groups] == ["g", "h"]
+    assert [[each.partition_index for each in topic.partitions] for topic in offsets.groups[0].topics] == [[0, 5]]
+
+
+async def test_no_names_of_options_are_all_of_them(wire: Any) -> None:
+    await wire.node.create_topic("t")
+    asked = [dc.DescribeConfigsResource(2, "t", keys) for keys in (None, [], ["retention.ms"])]
+    every, none, one = [
+        len((await wire.call(DESCRIBE_CONFIGS, 4, dc.DescribeConfigsRequest([each]))).results[0].configs)
+        for each in asked
+    ]
+    assert every == none > one == 1
+
+
+async def test_a_commit_is_seen_by_a_fetch_behind_it_on_the_same_connection(wire: Any) -> None:
+    await wire.node.create_topic("t")
+    part = oc.OffsetCommitRequestPartition(0, 42)
+    wire.send(
+        COMMIT,
+        8,
+        oc.OffsetCommitRequest("g", -1, "", topics=[oc.OffsetCommitRequestTopic(name="t", partitions=[part])]),
+    )
+    asked = of.OffsetFetchRequest(group_id="g", topics=[of.OffsetFetchRequestTopic("t", [0])])
+    wire.send(OFFSETS, 7, asked)
+    answers = b""
+    for _ in range(100):
+        answers += b"".join(bytes(part) for part in wire.connection.take_output())
+        await asyncio.sleep(0.01)
+        if len(answers) > 60:
+            break
+    assert struct.pack(">iq", 0, 42) in answers
 
 
 async def test_a_fetch_by_an_unknown_topic_id_says_so(wire: Any) -> None:

@@ -543,6 +543,26 @@ def test_idle_and_stalled_connections_are_swept(run: Callable[[Scenario], None])
     run(scenario)
 
 
+def test_a_negative_idle_limit_is_none(run: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        clock = HandClock()
+        async with serving(clock=clock, idle_ms_max=-1, stall_ms_max=60_000) as (server, _, connect):
+            sweeps: list[None] = []
+            monkeypatch.setattr(server, "sweep", lambda: sweeps.append(None))
+            client = await connect()
+            client.send(request(b"E"))
+            await client.reply()
+            await asyncio.sleep(0.05)
+            assert not sweeps, "the sweep spins"
+            monkeypatch.undo()
+            server.sweep()
+            clock.time_ms += 10**9
+            server.sweep()
+            assert server.connections_open == 1
+
+    run(scenario)
+
+
 def test_the_sweep_runs_by_itself(run: Callable[[Scenario], None]) -> None:
     async def scenario() -> None:
         async with serving(idle_ms_max=20) as (server, _, connect):

@@ -383,5 +383,16 @@ async def test_routes_are_few(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> No
     assert pair.quick.shortcuts >= 36
 
 
+async def test_a_long_prefix_is_not_kept(pair: Pair) -> None:
+    await pair.create("t")
+    frame = request(7, "t", batch())
+    for _ in range(3):
+        pair.turn(request(7, "t", batch(), client_id="c" * 2000))
+    assert pair.quick.shortcuts == 0
+    pair.turn(frame)
+    pair.turn(frame)
+    assert pair.quick.shortcuts == 1
+
+
 def every_partition(names: Iterable[str]) -> list[bytes]:
     return [request(7, name, batch(), index=index) for name in names for index in range(3)]
