@@ -68,7 +68,11 @@ class BrokerConfig:
         100 << 20, "socket.request.max.bytes", "Largest request taken.", low=1024, high=INT32_MAX
     )
     max_connections: int = option(
-        INT32_MAX, "max.connections", "Connections held at once; one more is closed at once.", low=1, high=INT32_MAX
+        10_000,
+        "max.connections",
+        "Connections held at once; one more is closed at once. Each costs a file handle; Kafka has no bound.",
+        low=1,
+        high=INT32_MAX,
     )
     connections_max_idle_ms: int = option(
         10 * _MINUTE_MS, "connections.max.idle.ms", "A connection idle for so long is closed; -1 never.", low=-1

@@ -35,13 +35,12 @@ class TimerHeap(Generic[K]):
         place = self._places.get(key)
         if place is None or place[0] > deadline_ms:
             self._push(key, deadline_ms)
+            self._prune()
 
     def cancel(self, key: K) -> None:
         """Harmless for a key that is not armed."""
         self._deadlines.pop(key, None)
-        # Its place in the heap goes when it surfaces, or now if such places have become the majority.
-        if len(self._heap) > 64 and len(self._heap) > 3 * len(self._deadlines):
-            self._rebuild()
+        self._prune()
 
     def expired(self, now_ms: TimestampMs) -> list[K]:
         """The keys whose deadline has come, earliest first; they are not armed any more."""
@@ -71,6 +70,11 @@ class TimerHeap(Generic[K]):
         self._number += 1
         self._places[key] = (deadline_ms, self._number)
         heapq.heappush(self._heap, (deadline_ms, self._number, key))
+
+    def _prune(self) -> None:
+        """Places that hold no more go when they surface, or now if they have become the majority."""
+        if len(self._heap) > 64 and len(self._heap) > 3 * len(self._deadlines):
+            self._rebuild()
 
     def _rebuild(self) -> None:
         self._heap, self._places = [], {}

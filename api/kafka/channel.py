@@ -184,8 +184,8 @@ class Channel:
             self.connection.open_slot, self.finish, peer_host=peer[0], peer_port=peer[1], listener=listener
         )
         self._reading = True
-        turns.opened(self)
         turns.loop.add_reader(fd, self._on_readable)
+        turns.opened(self)
 
     def _on_change(self) -> None:
         self._turns.changed(self)

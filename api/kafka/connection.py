@@ -13,8 +13,9 @@ small pool: a steady stream of 1 MiB requests neither allocates nor zero-fills.
 
 Outbound. Every request opens a slot, slots are filled in any order, and `take_output` gives the filled prefix.
 
-Back pressure. No further frame is cut, in the middle of a received block too, while 512 replies are owed or 4 MiB of
-replies are unsent. Others: Apache Kafka takes one request at a time from a connection and holds 500 per broker
+Back pressure. No further frame is cut, in the middle of a received block too, while 512 replies are owed, or replies to
+16 MiB of requests (what a handler holds of a parked one is some multiple of its bytes), or 4 MiB of replies are unsent.
+Others: Apache Kafka takes one request at a time from a connection and holds 500 per broker
 (`queued.max.requests`); clients pipeline 5 (Java, idempotent) to a million (librdkafka's default).
 """
 
@@ -35,6 +36,7 @@ FRAME_BYTES_MIN: Final = 8  # api key, api version, correlation id: the shortest
 FRAME_BYTES_MAX: Final = 104_857_600  # Kafka's default of socket.request.max.bytes
 SHARED_BYTES: Final = 512 << 10
 IN_FLIGHT_MAX: Final = 512
+IN_FLIGHT_BYTES_MAX: Final = 16 << 20
 OUTPUT_BYTES_MAX: Final = 4 << 20
 TAIL_BYTES_MAX: Final = 64 << 10  # a longer unfinished frame gets its own buffer
 OWN_BYTES_MIN: Final = 128 << 10
@@ -114,10 +116,11 @@ class BufferPool:
 class Slot:
     """The place of one reply in its connection's order: settled once, at any time, by whoever has the reply."""
 
-    __slots__ = ("_connection", "reply")
+    __slots__ = ("_connection", "reply", "request_bytes")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, request_bytes: int) -> None:
         self._connection = connection
+        self.request_bytes = request_bytes
         self.reply: Sequence[Part] | None = None
 
     def fill(self, parts: Sequence[Part]) -> None:
@@ -157,6 +160,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_frame_bytes",
         "_frame_bytes_max",
         "_in_flight_max",
         "_on_change",
@@ -176,6 +180,7 @@ class Connection:
         "_take_bites",
         "_told",
         "closed",
+        "in_flight_bytes",
         "output_bytes",
     )
 
@@ -195,6 +200,8 @@ class Connection:
         self._output_bytes_max = output_bytes_max
         self.closed = False
         self.output_bytes = 0  # of filled replies, in order or not, that are not sent yet
+        self.in_flight_bytes = 0  # of requests whose reply is not in the output yet
+        self._frame_bytes = 0  # of the frame handed out last
         self._slots: deque[Slot] = deque()
         self._output: list[Part] = []
         self._told = False
@@ -246,6 +253,7 @@ class Connection:
         if self._own_filled < self._own_size:
             return ()
         frame = self._own_view[: self._own_size]
+        self._frame_bytes = self._own_size
         self._take_bites = self._own_size >= len(self._shared) // 2
         self._spent, self._own, self._own_view = self._own, None, memoryview(b"")
         return (frame,)
@@ -285,12 +293,20 @@ class Connection:
 
     @property
     def wants_read(self) -> bool:
-        return len(self._slots) < self._in_flight_max and self.output_bytes < self._output_bytes_max
+        return (
+            len(self._slots) < self._in_flight_max
+            and self.in_flight_bytes < IN_FLIGHT_BYTES_MAX
+            and self.output_bytes < self._output_bytes_max
+        )
 
     def _cut(self, view: memoryview, position: int, end: int) -> Iterator[memoryview]:
         unpack_from, slots = SIZE.unpack_from, self._slots
         while end - position >= 4:
-            if len(slots) >= self._in_flight_max or self.output_bytes >= self._output_bytes_max:
+            if (
+                len(slots) >= self._in_flight_max
+                or self.in_flight_bytes >= IN_FLIGHT_BYTES_MAX
+                or self.output_bytes >= self._output_bytes_max
+            ):
                 self._rest = (view, position, end)
                 return
             (size,) = unpack_from(view, position)
@@ -304,6 +320,7 @@ class Connection:
                     return
                 position = start - 4
                 break
+            self._frame_bytes = size
             yield view[start:position]
         self._take_bites = False
         self._tail = bytes(view[position:end])
@@ -332,7 +349,8 @@ class Connection:
 
     def open_slot(self) -> Slot:
         """A place for the next reply: call it once per request, in the order of the requests."""
-        slot = Slot(self)
+        slot = Slot(self, self._frame_bytes)
+        self.in_flight_bytes += slot.request_bytes
         self._slots.append(slot)
         return slot
 
@@ -352,7 +370,7 @@ class Connection:
         output = self._output
         while slots and (reply := slots[0].reply) is not None:
             output += reply
-            slots.popleft()
+            self.in_flight_bytes -= slots.popleft().request_bytes
         if not self._told:
             self._told = True
             self._on_change()

@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 API_KEY = 20
 VERSIONS = (1, 6)
+_DISABLED_SINCE = 3  # the first version with a code of its own for it
 
 
 async def handle(context: Context, request: DeleteTopicsRequest) -> DeleteTopicsResponse:
     asked = request.topics or [DeleteTopicState(name) for name in request.topic_names]
+    if not context.node.config.delete_topic_enable:
+        code = ErrorCode.TOPIC_DELETION_DISABLED if context.version >= _DISABLED_SINCE else ErrorCode.INVALID_REQUEST
+        message = "delete.topic.enable=true allows it"
+        return DeleteTopicsResponse(
+            responses=[DeletableTopicResult(each.name, each.topic_id, code, message) for each in asked]
+        )
     return DeleteTopicsResponse(responses=[await _delete(context.node, each) for each in asked])
 
 

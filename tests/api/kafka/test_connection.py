@@ -237,6 +237,29 @@ def test_a_stream_of_big_frames_reuses_its_buffer() -> None:
         tracemalloc.stop()
 
 
+def test_unanswered_requests_are_bounded_by_their_bytes_too() -> None:
+    connection = Connection(lambda: None, BufferPool())
+    shared = memoryview(bytearray(512 << 10))
+    frame = (100 << 10).to_bytes(4, "big") + bytes(100 << 10)
+    slots = []
+    while connection.wants_read:
+        rest = memoryview(frame)
+        while len(rest):
+            target = connection.writable(shared)
+            piece = rest[: len(target)]
+            target[: len(piece)] = piece
+            slots += [connection.open_slot() for _ in connection.received(len(piece))]
+            rest = rest[len(piece) :]
+    assert len(slots) == -(-(16 << 20) // (100 << 10)), "as many as reach the bound"
+    slots[1].fill([b"later"])
+    assert not connection.wants_read, "the first is still owed"
+    slots[0].fill([b"now"])
+    assert connection.wants_read
+    for slot in slots[2:]:
+        slot.skip()
+    assert connection.in_flight_bytes == 0
+
+
 def test_unfinished_big_frames_of_all_connections_together_are_bounded() -> None:
     pool = BufferPool(lent_bytes_max=1 << 20)
     shared = memoryview(bytearray(512 << 10))
