@@ -6,7 +6,10 @@ in. Handles are small integers; paths are strings. What a crash may undo is part
     pwritev, truncate   may be lost, wholly or in part, in any order, until `fdatasync` of that handle returned
     create, rename,     may be lost until `fsync_dir` of the directory that holds the name returned
     remove, mkdir
-    write_file          either the old content or the new, whole, whatever happens; with `sync` the new one for good
+    write_file          with `sync` the old content or the new, whole, and the new one for good once it returned;
+                        without, perhaps an empty or torn one: only for what can be made again and shows its damage
+
+A `fdatasync` that failed may have dropped what was written: later successes say nothing of it until it is written anew.
 """
 
 from __future__ import annotations

@@ -126,6 +126,7 @@ class Store:
         self._defaults = defaults
         self._open_files = OpenFiles(files)
         self._logs: dict[TopicPartition, PartitionLog] = {}
+        self._touched: set[TopicPartition] = set()  # by an open that failed: unsynced files may lie there now
         self._topics: dict[str, StoredTopic] = {}
         self._configs: dict[str, TopicConfig] = {}
         self._retired: deque[tuple[TimestampMs, str]] = deque()
@@ -136,11 +137,13 @@ class Store:
         self._log_starts = self._read_checkpoint(LOG_START_FILE)
         self._checkpointed_ms = self._retained_ms = clock.now_ms()
         names = files.listdir(root)
+        self.was_clean = CLEAN_MARK_FILE in names
+        if not self.was_clean:
+            files.fsync_dir(root)  # the topics that are found are here to stay
         self._load_topics(names)
         for name in names:
             if name.endswith("-delete"):
                 files.remove_tree(f"{root}/{name}")
-        self.was_clean = CLEAN_MARK_FILE in names
         if self.was_clean:
             files.remove(f"{root}/{CLEAN_MARK_FILE}")
             files.fsync_dir(root)
@@ -356,19 +359,22 @@ class Store:
             raise UnknownTopicOrPartition(f"{topic} has partitions 0..{stored.partitions - 1}, not {partition}")
         if key in self.damaged:
             raise self.damaged[key]
+        is_clean = self.was_clean and key not in self._touched
+        self._touched.add(key)
         log = PartitionLog.open(
             self._files,
             self._dir(topic, partition),
             key,
             self._configs[topic],
             now_ms=self.clock.now_ms(),
-            clean=self.was_clean,
+            clean=is_clean,
             recovery_point=self._recovery_points.get(key, 0),
             log_start_offset=self._log_starts.get(key, 0),
             open_files=self._open_files,
             chance=self._chance,
             on_log_start_moved=self.checkpoint,
         )
+        self._touched.discard(key)
         self._logs[key] = log
         self.reports[key] = log.recovery_report
         return log
@@ -452,8 +458,9 @@ class Store:
                 room -= 1
                 try:
                     self.log(*key)
-                except DamagedSegment as error:
-                    self.damaged[key] = error
+                except LogstoreError as error:
+                    if isinstance(error, DamagedSegment):
+                        self.damaged[key] = error
                     errors.append(error)
 
     def _flush(self, log: PartitionLog) -> None:

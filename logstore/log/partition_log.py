@@ -528,9 +528,14 @@ class PartitionLog:
                 log_start_offset=self.log_start_offset,
                 log_end_offset=self.high_watermark,
             )
-        if offset > self.log_start_offset:
+        before = self.log_start_offset
+        if offset > before:
             self.log_start_offset = offset
-            self._on_log_start_moved()
+            try:
+                self._on_log_start_moved()
+            except LogstoreError:
+                self.log_start_offset = before  # or a second try would be told that it is done
+                raise
         return self.log_start_offset
 
     def take_doomed(self, now_ms: TimestampMs) -> list[str]:
@@ -540,7 +545,7 @@ class PartitionLog:
     def retain(self, now_ms: TimestampMs) -> int:
         """Seal the active segment if it is old, drop what retention drops.
 
-        Returns the number of segments dropped: if any, make `log_start_offset` durable, then `bury_dropped`. The other
+        Returns the number of dropped segments: if any, make `log_start_offset` durable, then `bury_dropped`. The other
         way round, a crash could bring back some of them with a gap behind. Raises `NotWritten`.
         """
         self._producers.expire(now_ms)
@@ -560,14 +565,13 @@ class PartitionLog:
             jitter_ms=self._jitter_ms,
             now_ms=now_ms,
         )
-        if self._failure is None and (is_old or count == len(segments)):
-            self.write()
+        if self._failure is None and not self._staged and (is_old or count == len(segments)):
             self._roll(now_ms)
         dropped = segments.drop_first(min(count, len(segments) - 1))
         if dropped:
             self.log_start_offset = max(self.log_start_offset, segments[0].base_offset)
         self._dropped += dropped
-        return len(dropped)
+        return len(self._dropped)
 
     def bury_dropped(self, now_ms: TimestampMs, *, one_by_one: bool = False) -> None:
         """Rename the files of dropped segments; `take_doomed` hands them out after `file.delete.delay.ms`.

@@ -24,6 +24,7 @@ from logstore.segment.reader import OpenFiles, SegmentFile, hop
 from logstore.segment.segment import (
     DELETED_SUFFIX,
     FILE_SUFFIXES,
+    LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
     SNAPSHOT_SUFFIX,
     TIME_INDEX_SUFFIX,
@@ -37,6 +38,7 @@ from logstore.types import Offset, Position, TimestampMs
 
 ASIDE_SUFFIX: Final = ".aside"
 _SEARCH_BYTES_MAX: Final = 64 << 20
+_REWRITE_BYTES: Final = 64 << 10
 _LEFTOVER_SUFFIXES: Final = (DELETED_SUFFIX, ".tmp")
 
 
@@ -136,9 +138,13 @@ class Recovery:
         recovery_point: Offset,
         log_start_offset: Offset,
         interval_bytes: int,
+        compacts: bool,
         now_ms: TimestampMs,
     ) -> None:
-        """`recovery_point`: everything below was fsynced. `log_start_offset`: 0 unless records were deleted."""
+        """`recovery_point`: everything below was fsynced. `log_start_offset`: 0 unless records were deleted.
+
+        `compacts`: offsets may be missing between two segments.
+        """
         self._files = files
         self._open_files = open_files
         self._directory = directory
@@ -146,6 +152,7 @@ class Recovery:
         self._recovery_point = recovery_point
         self._log_start_offset = log_start_offset
         self._interval_bytes = interval_bytes
+        self._compacts = compacts
         self._now_ms = now_ms
         self._unsynced: list[SegmentFile] = []
         self._report = RecoveryReport(clean)
@@ -154,7 +161,13 @@ class Recovery:
         """Raises `DamagedSegment` when fsynced records are damaged; then no file was changed."""
         names = self._files.listdir(self._directory)
         bases = sorted(base for name in names if (base := base_offset_of(name)) is not None)
+        deleted: list[Offset] = []  # all their records were; a crash may have left only some of these segments
+        while not self._clean and len(bases) > 1 and bases[1] <= self._log_start_offset:
+            deleted.append(bases.pop(0))
         segments = self._segments(bases)
+        for base in deleted:
+            for suffix in (*FILE_SUFFIXES, SNAPSHOT_SUFFIX):
+                self._files.remove(self._path(file_name(base, suffix)))
         for name in names:
             if name.endswith(_LEFTOVER_SUFFIXES):
                 self._files.remove(self._path(name))
@@ -178,12 +191,17 @@ class Recovery:
 
     def _segments(self, bases: list[Offset]) -> list[Segment]:
         segments: list[Segment] = []
+        sizes = [self._files.size(self._path(file_name(base, LOG_SUFFIX))) for base in bases]
         for index, base in enumerate(bases):
             is_last = index == len(bases) - 1
             end = base if is_last else bases[index + 1]
-            segment = self._segment(base, self._files.size(self._path(file_name(base, ".log"))), end)
+            segment = self._segment(base, sizes[index], end)
+            # An empty last segment may be one whose roll failed: then the one before went on beyond its base.
+            is_bounded = index < len(bases) - 2 or sizes[-1] > 0
             what = plan_check(
-                clean_stop=self._clean, is_last=is_last, ends_below_recovery_point=end <= self._recovery_point
+                clean_stop=self._clean,
+                is_last=is_last,
+                ends_below_recovery_point=end <= self._recovery_point and is_bounded,
             )
             segments.append(segment)
             if what is Check.TAIL and self._open_tail(segment):
@@ -191,9 +209,7 @@ class Recovery:
             if what is Check.DROP_INDEXES:
                 self._drop_indexes(segment)
             elif what in (Check.SCAN, Check.TAIL):
-                later = [
-                    self._segment(b, self._files.size(self._path(file_name(b, ".log"))), b) for b in bases[index + 1 :]
-                ]
+                later = [self._segment(bases[n], sizes[n], bases[n]) for n in range(index + 1, len(bases))]
                 if not self._scan(segment, later, is_last=is_last):
                     break
         return segments
@@ -226,12 +242,16 @@ class Recovery:
         """Check the segment and repair it. True if the segments after it still follow."""
         view = segment.file.map()
         found = scan(view, segment.base_offset, self._interval_bytes)
-        if is_last and found.damage is Damage.NONE and found.next_offset < self._recovery_point:
-            found = found._replace(damage=Damage.SHORT, why="the file ends here")
+        end = found.next_offset
+        if found.damage is Damage.NONE:
+            end = max(end, self._log_start_offset)  # what was deleted is not missed
+            if is_last and end < self._recovery_point:
+                found = found._replace(damage=Damage.SHORT, why="the file ends here")
+            if later and self._is_gap(found.next_offset, later[0].base_offset):
+                why = f"the file ends before offset {found.next_offset}, the next begins at {later[0].base_offset}"
+                found = found._replace(damage=Damage.TORN, why=why)
         self._report.scanned_bytes += len(view)
-        repair = plan_repair(
-            found.damage, before_recovery_point=found.next_offset < self._recovery_point, has_later=bool(later)
-        )
+        repair = plan_repair(found.damage, before_recovery_point=end < self._recovery_point, has_later=bool(later))
         if repair is Repair.REFUSE:
             raise DamagedSegment(
                 f"{segment.path} is damaged at byte {found.size_bytes}, before offset {self._recovery_point} up to "
@@ -247,10 +267,11 @@ class Recovery:
             self._files.write_file(f"{segment.path}.{found.size_bytes}{ASIDE_SUFFIX}", taken)
         if repair.sets_later_aside:
             self._set_aside(later, "it follows a damaged segment")
-        taken.release()
-        view.release()  # nothing may be mapped beyond the end of a file that is about to be cut
         segment.size_bytes, segment.next_offset = found.size_bytes, found.next_offset
         segment.activate(found.builder)
+        self._rewrite(segment, view)
+        taken.release()
+        view.release()  # nothing may be mapped beyond the end of a file that is about to be cut
         if repair is not Repair.KEEP:
             segment.cut_back()
         self._unsynced.append(segment.file)
@@ -258,6 +279,22 @@ class Recovery:
             return False
         segment.seal()
         return True
+
+    def _is_gap(self, end: Offset, next_base: Offset) -> bool:
+        """Whether offsets are missing, or there twice, between a segment and the next, and nothing accounts for it."""
+        return end > next_base or (end < next_base and not self._compacts)
+
+    def _rewrite(self, segment: Segment, view: memoryview) -> None:
+        """Write what is kept once more, as far as nobody vouches for it.
+
+        If an fsync failed before the process ended, the page cache may hold bytes that the disk does not and that no
+        later fsync writes: only a new write makes the pages dirty again.
+        """
+        position = segment.locate(self._recovery_point)
+        while position is not None and position < segment.size_bytes:
+            piece = bytes(view[position : min(position + _REWRITE_BYTES, segment.size_bytes)])
+            self._files.pwritev(segment.file.handle, (piece,), position, len(piece))
+            position += len(piece)
 
     def _set_aside(self, segments: list[Segment], why: str) -> None:
         for segment in segments:
@@ -291,8 +328,9 @@ class Recovery:
         producers, replay_from = Producers(), segments[0].base_offset
         for offset in reversed(snapshots):
             path = self._path(file_name(offset, SNAPSHOT_SUFFIX))
-            if offset > end:
-                self._files.remove(path)  # of records that are no more: others will get their offsets
+            if not segments[0].base_offset <= offset <= end:
+                # Of records that are no more, and others will get their offsets; or older than what was deleted.
+                self._files.remove(path)
                 continue
             try:
                 producers, replay_from = Producers.from_snapshot(self._files.read_file(path)), offset

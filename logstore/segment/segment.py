@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
+from logstore.errors import NotWritten
 from logstore.files import Files
 from logstore.record.batch import HEADER, HEADER_BYTES, BatchHeader, read_header
 from logstore.segment.offset_index import OffsetIndex
@@ -188,7 +189,12 @@ class Segment:
             builder.add(position, header.last_offset, header.max_timestamp_ms)
         builder.finish()
         self._offsets, self._times = builder.offsets, builder.times
-        self._save(builder.offsets, builder.times)
+        try:
+            self._save(builder.offsets, builder.times)
+        except NotWritten:  # a full disk is no reason not to read: the next start rebuilds them once more
+            self.has_unsynced_indexes = False
+            for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+                self._files.remove(self._stem + suffix)
 
     def _map(self, suffix: str) -> memoryview:
         path = self._stem + suffix

@@ -241,6 +241,7 @@ def test_a_slice_outlives_its_segment(harness: Any) -> None:
     held = log.read(0, 10**6).slices[0]
     large = list(log.read(0, 10**6).slices)
     assert log.retain(NOW_MS) > 0
+    log.bury_dropped(NOW_MS)
     assert log.log_start_offset > 0
     assert f"{0:020d}.log" not in harness.names(".log")
     for path in log.take_doomed(NOW_MS):
@@ -317,7 +318,10 @@ def test_retention_by_time_takes_the_active_segment_too(harness: Any) -> None:
         harness.append(b"x" * 900, timestamp_ms=NOW_MS + number)
     assert log.retain(NOW_MS + 1001) == 1
     assert log.log_start_offset == 1
+    log.bury_dropped(NOW_MS + 1001)
     assert log.retain(NOW_MS + 1004) == 3
+    assert not [name for name in harness.names(".deleted") if name.startswith(f"{1:020d}")], "not before it is told"
+    log.bury_dropped(NOW_MS + 1004)
     assert (log.log_start_offset, log.high_watermark, log.size_bytes) == (4, 4, 0)
     assert harness.names(".deleted")
     assert log.take_doomed(NOW_MS + 1500) == []
