@@ -82,7 +82,7 @@ class LogStore(Protocol):
 
     def max_timestamp(self, partition_id: int) -> TimestampedOffset | None: ...
 
-    def delete_records(self, partition_id: int, before: Offset) -> Offset: ...
+    async def delete_records(self, cuts: Mapping[int, Offset]) -> dict[int, Offset | LogstoreError]: ...
 
 
 class LocalLogStore:
@@ -290,11 +290,21 @@ class LocalLogStore:
         """The record with the largest timestamp (KIP-734); None when the log is empty."""
         return self._log(partition_id).max_timestamp()
 
-    def delete_records(self, partition_id: int, before: Offset) -> Offset:
-        """Move the log start offset up to `before` (-1: the high watermark); returns the new one."""
-        log = self._log(partition_id)
-        log.delete_records_before(log.high_watermark if before == -1 else before)
-        return log.log_start_offset
+    async def delete_records(self, cuts: Mapping[int, Offset]) -> dict[int, Offset | LogstoreError]:
+        """Move log start offsets up to `cuts` (-1: the high watermark). Returns the new, durable ones, or what was wrong.
+
+        One checkpoint, written beside the loop, for all.
+        """
+        results: dict[int, Offset | LogstoreError] = {}
+        logs: dict[int, PartitionLog] = {}
+        for partition_id in cuts:
+            try:
+                logs[partition_id] = self._log(partition_id)
+            except LogstoreError as error:
+                results[partition_id] = error
+        wanted = {log: log.high_watermark if cuts[each] == -1 else cuts[each] for each, log in logs.items()}
+        refused = await self._beside(self._store.deleting_records(wanted)) if wanted else {}
+        return results | {each: refused.get(log, log.log_start_offset) for each, log in logs.items()}
 
     # --- time and end ------------------------------------------------------------------------------------------------
 

@@ -274,8 +274,9 @@ class Node:
             raise InvalidRequest(f"{timestamp_ms} is not a timestamp", hint="-1 latest, -2 earliest, -3 max timestamp")
         return self._logs.offset_for_time(partition_id, timestamp_ms)
 
-    def delete_records(self, partition_id: int, before: Offset) -> Offset:
-        return self._logs.delete_records(partition_id, before)
+    async def delete_records(self, cuts: Mapping[int, Offset]) -> dict[int, Offset | LogstoreError]:
+        """Move log start offsets up; see `LogStore.delete_records`."""
+        return await self._logs.delete_records(cuts)
 
     # --- producers ---------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,7 @@ class Store:
         self._retired: deque[tuple[TimestampMs, str]] = deque()
         self._closed = False
         self._checkpoint_lock = Lock()
+        self._joins_log_starts = False  # one checkpoint for several is about to follow
         self._checkpoints_taken = self._checkpoint_written = 0
         self._recovery_points = self._read_checkpoint(RECOVERY_POINT_FILE)
         self._log_starts = self._read_checkpoint(LOG_START_FILE)
@@ -372,7 +373,7 @@ class Store:
             log_start_offset=self._log_starts.get(key, 0),
             open_files=self._open_files,
             chance=self._chance,
-            on_log_start_moved=self.checkpoint,
+            on_log_start_moved=self._on_log_start_moved,
         )
         self._touched.discard(key)
         self._logs[key] = log
@@ -468,6 +469,30 @@ class Store:
             self.group_commit.flush(log, log.high_watermark)
         else:
             log.flush()
+
+    def deleting_records(self, cuts: Mapping[PartitionLog, Offset]) -> Steps[dict[PartitionLog, LogstoreError]]:
+        """`PartitionLog.delete_records_before` for several, with one checkpoint. Returns those that were refused."""
+        self._check_open()
+        before = {log: log.log_start_offset for log in cuts}
+        refused: dict[PartitionLog, LogstoreError] = {}
+        self._joins_log_starts = True
+        for log, offset in cuts.items():
+            try:
+                log.delete_records_before(offset)
+            except LogstoreError as error:
+                refused[log] = error
+        self._joins_log_starts = False
+        try:
+            yield self._checkpointing()
+        except LogstoreError as error:
+            for log, offset in before.items():
+                log.log_start_offset = offset  # or a second try would be told that it is done
+            refused = {log: refused.get(log, error) for log in cuts}
+        return refused
+
+    def _on_log_start_moved(self) -> None:
+        if not self._joins_log_starts:
+            self.checkpoint()
 
     def checkpoint(self) -> None:
         """Write down up to where each partition is synced, and where it starts."""

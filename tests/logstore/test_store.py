@@ -19,6 +19,8 @@ from logstore.errors import (
     InvalidConfig,
     InvalidPartitions,
     InvalidTopicName,
+    NotWritten,
+    OffsetOutOfRange,
     TopicExists,
     UnknownTopicOrPartition,
 )
@@ -320,3 +322,21 @@ def test_a_checkpoint_that_was_overtaken_is_not_written(tmp_path: Path) -> None:
         slow()
         assert (tmp_path / "data" / LOG_START_FILE).read_bytes() == told
         assert b"t 0 2" in told
+
+
+def test_log_starts_that_cannot_be_saved_do_not_move(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "data") as store:
+        store.create_topic("t", 2)
+        logs = [store.log("t", index) for index in range(2)]
+        for log in logs:
+            log.append(memoryview(encode_batch([(1, None, b"v", ())] * 3)), now_ms=1)
+            log.flush()
+        steps = store.deleting_records({logs[0]: 2, logs[1]: 9})
+        next(steps)
+        with pytest.raises(StopIteration) as done:
+            steps.throw(NotWritten("no space left"))
+        assert {log: type(error) for log, error in done.value.value.items()} == {
+            logs[0]: NotWritten,
+            logs[1]: OffsetOutOfRange,
+        }
+        assert [log.log_start_offset for log in logs] == [0, 0]

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from api.errors import wire
 from api.kafka.messages.delete_records import (
-    DeleteRecordsPartition,
     DeleteRecordsPartitionResult,
     DeleteRecordsRequest,
     DeleteRecordsResponse,
+    DeleteRecordsTopic,
     DeleteRecordsTopicResult,
 )
 from cluster.error_codes import ErrorCode
@@ -23,21 +23,39 @@ API_KEY = 21
 VERSIONS = (0, 2)
 
 
-def handle(context: Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse:
+async def handle(context: Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse:
+    node = context.node
+    cuts: dict[int, int] = {}
+    asked: list[tuple[DeleteRecordsTopic, list[int | LogstoreError]]] = []
+    for topic in request.topics:
+        places = [_place(node, topic.name, each.partition_index) for each in topic.partitions]
+        asked.append((topic, places))
+        for place, each in zip(places, topic.partitions, strict=True):
+            if isinstance(place, int):
+                cuts[place] = each.offset
+    results = await node.delete_records(cuts)
     return DeleteRecordsResponse(
         topics=[
             DeleteRecordsTopicResult(
-                topic.name, [_delete(context.node, topic.name, partition) for partition in topic.partitions]
+                topic.name,
+                [
+                    _result(each.partition_index, results[place] if isinstance(place, int) else place)
+                    for place, each in zip(places, topic.partitions, strict=True)
+                ],
             )
-            for topic in request.topics
+            for topic, places in asked
         ]
     )
 
 
-def _delete(node: Node, topic: str, asked: DeleteRecordsPartition) -> DeleteRecordsPartitionResult:
-    index = asked.partition_index
+def _place(node: Node, topic: str, index: int) -> int | LogstoreError:
     try:
-        low_watermark = node.delete_records(node.partition_id(node.topic(topic), index), asked.offset)
+        return node.partition_id(node.topic(topic), index)
     except LogstoreError as error:
-        return DeleteRecordsPartitionResult(index, -1, wire(error).code)
-    return DeleteRecordsPartitionResult(index, low_watermark, ErrorCode.NONE)
+        return error
+
+
+def _result(index: int, outcome: int | LogstoreError) -> DeleteRecordsPartitionResult:
+    if isinstance(outcome, LogstoreError):
+        return DeleteRecordsPartitionResult(index, -1, wire(outcome).code)
+    return DeleteRecordsPartitionResult(index, outcome, ErrorCode.NONE)

@@ -12,6 +12,7 @@ import pytest
 from api.kafka.errors import MalformedMessage, UnsupportedRequest
 from api.kafka.messages import create_partitions as cp
 from api.kafka.messages import create_topics as ct
+from api.kafka.messages import delete_records as dr
 from api.kafka.messages import delete_topics as dt
 from api.kafka.messages import describe_configs as dc
 from api.kafka.messages import describe_groups as dsg
@@ -32,7 +33,7 @@ from cluster.error_codes import ErrorCode
 from logstore.record.records import encode_batch
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, COMMIT, OFFSETS, FIND, JOIN = 0, 1, 2, 3, 8, 9, 10, 11
-SYNC, DESCRIBE_GROUPS, LIST_GROUPS, CREATE, DELETE, PRODUCER_ID = 14, 15, 16, 19, 20, 22
+SYNC, DESCRIBE_GROUPS, LIST_GROUPS, CREATE, DELETE, DELETE_RECORDS, PRODUCER_ID = 14, 15, 16, 19, 20, 21, 22
 DESCRIBE_CONFIGS, CREATE_PARTITIONS, ALTER, OFFSET_DELETE = 32, 37, 44, 47
 TIME_MS = 1_700_000_000_000
 
@@ -457,6 +458,27 @@ async def test_offsets_by_time_and_by_the_special_timestamps(wire: Any) -> None:
     assert await offset(TIME_MS + 21) == (0, -1, -1)
     assert (await offset(-9))[0] == ErrorCode.INVALID_REQUEST
     assert (await offset(-1, index=4))[0] == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
+
+
+async def test_records_are_deleted_from_several_partitions_with_one_checkpoint(wire: Any) -> None:
+    topic = await wire.node.create_topic("t", 3)
+    for index in range(3):
+        await wire.call(PRODUCE, 7, produce(("t", index, batch(b"a", b"b", b"c"))))
+    store = wire.node._logs._store
+    taken = store._checkpoints_taken
+    parts = [dr.DeleteRecordsPartition(*each) for each in ((0, 2), (1, -1), (2, 9), (7, 0))]
+    asked = dr.DeleteRecordsRequest([dr.DeleteRecordsTopic("t", parts)], 1000)
+    (result,) = (await wire.call(DELETE_RECORDS, 2, asked)).topics
+    assert [(each.partition_index, each.low_watermark, each.error_code) for each in result.partitions] == [
+        (0, 2, 0),
+        (1, 3, 0),
+        (2, -1, ErrorCode.OFFSET_OUT_OF_RANGE),
+        (7, -1, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+    ]
+    assert store._checkpoints_taken == taken + 1
+    assert [wire.node.head(each).log_start_offset for each in topic.partition_ids] == [2, 3, 0]
+    (part,) = (await wire.call(FETCH, 11, fetch("t", offset=1))).responses[0].partitions
+    assert part.error_code == ErrorCode.OFFSET_OUT_OF_RANGE
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------
