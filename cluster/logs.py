@@ -291,7 +291,7 @@ class LocalLogStore:
         return self._log(partition_id).max_timestamp()
 
     async def delete_records(self, cuts: Mapping[int, Offset]) -> dict[int, Offset | LogstoreError]:
-        """Move log start offsets up to `cuts` (-1: the high watermark). Returns the new, durable ones, or what was wrong.
+        """Move log start offsets up to `cuts` (-1: the high watermark). Returns the new ones, durable, or the errors.
 
         One checkpoint, written beside the loop, for all.
         """

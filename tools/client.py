@@ -171,7 +171,7 @@ class Client:
                 host, port = parse_address("--bootstrap", text.strip())
                 connection = socket.create_connection((host or "127.0.0.1", port), timeout=self._timeout_s)
             except InvalidConfig as error:
-                raise Failure(str(error)) from None
+                raise Failure(str(error), exit_code=2) from None
             except OSError as error:
                 reasons.append(error.strerror or str(error))
                 continue
@@ -227,11 +227,20 @@ class Client:
 
 _UNSUPPORTED_VERSION: Final = int(ErrorCode.UNSUPPORTED_VERSION).to_bytes(2, "big")
 
+# What to say of the thing that was asked about, where the protocol's name of the error says it worse.
+_TEXTS: Final[Mapping[int, str]] = {
+    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: "does not exist",
+    ErrorCode.GROUP_ID_NOT_FOUND: "does not exist",
+    ErrorCode.NON_EMPTY_GROUP: "has members",
+    ErrorCode.INVALID_TOPIC_EXCEPTION: "is no legal name",
+}
 _HINTS: Final[Mapping[int, str]] = {
     ErrorCode.UNKNOWN_TOPIC_OR_PARTITION: "`logstore topic list` shows those there are",
     ErrorCode.TOPIC_ALREADY_EXISTS: "`--if-not-exists` accepts that",
-    ErrorCode.NON_EMPTY_GROUP: "stop its members first",
+    ErrorCode.NON_EMPTY_GROUP: "stop them first",
     ErrorCode.GROUP_ID_NOT_FOUND: "`logstore group list` shows those there are",
+    ErrorCode.MESSAGE_TOO_LARGE: "max.message.bytes of the topic is the bound",
+    ErrorCode.INVALID_TOPIC_EXCEPTION: "use 1 to 249 of a-z A-Z 0-9 . _ -",
 }
 
 
@@ -250,15 +259,26 @@ def refusal(code: int, message: str | None) -> Refusal | None:
         name = ErrorCode(code).name
     except ValueError:
         name = f"error code {code}"
-    return Refusal(code, message or name.replace("_", " ").lower())
+    return Refusal(code, message or _TEXTS.get(code) or name.replace("_", " ").lower())
 
 
 def check(code: int, message: str | None, what: str) -> None:
     """Raise `Failure` unless `code` is success. `what` names the thing that was asked about."""
     refused = refusal(code, message)
     if refused is not None:
+        colon = "" if refused.text == _TEXTS.get(code) else ":"
         # A message in parentheses is the server's own hint.
-        raise Failure(f"{what}: {refused.text}", hint="" if refused.text.endswith(")") else _HINTS.get(code, ""))
+        hint = "" if refused.text.endswith(")") else _HINTS.get(code, "")
+        raise Failure(f"{what}{colon} {refused.text}", hint=hint)
+
+
+def outcome(code: int, message: str | None, success: str) -> str:
+    """`success`, or why not."""
+    try:
+        check(code, message, "")
+    except Failure as failure:
+        return str(failure).lstrip(": ")
+    return success
 
 
 V = TypeVar("V")

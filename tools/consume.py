@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 import typer
 
 from logstore.types import Offset, Record, TopicPartition
-from tools.output import BOOTSTRAP, BootstrapOption, Failure
+from tools.output import BOOTSTRAP, BootstrapOption, Failure, run_async
 from tools.positions import Kind, Position, parse_position
 from tools.records import Formatter, json_formatter, template_formatter
 
@@ -89,7 +89,7 @@ def consume(
         "auto_offset_reset": "latest" if position.kind is Kind.END else "earliest",
         "isolation_level": "read_committed" if read_committed else "read_uncommitted",
     }
-    asyncio.run(_consume(topics, starts, plan, options))
+    run_async(_consume(topics, starts, plan, options))
 
 
 def _partition_numbers(text: str | None) -> list[int]:

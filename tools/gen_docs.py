@@ -33,6 +33,9 @@ Whole numbers may carry a unit: `ms s m h d` in keys that end in `.ms`, `b kB MB
 `log.dirs` and the listeners become the keys below, keys without meaning on one node are named in a warning, keys that
 ask for encryption or authentication are refused, since this version has neither.
 
+The other verbs take `--bootstrap` from `LOGSTORE_BOOTSTRAP`, and all but `consume` take `--format` from
+`LOGSTORE_FORMAT`.
+
 There is no authentication: an address that other machines can reach is refused unless `--insecure` is given.
 
 ## Keys of `logstore serve`

@@ -29,8 +29,8 @@ from api.kafka.messages.offset_fetch import OffsetFetchRequest, OffsetFetchReque
 from cluster.error_codes import ErrorCode
 from logstore.errors import LogstoreError
 from logstore.types import Offset, TopicPartition
-from tools.client import EARLIEST, LATEST, Client, by_topic, check, refusal
-from tools.output import BOOTSTRAP, BootstrapOption, Failure, Format, FormatOption, print_json, print_table
+from tools.client import EARLIEST, LATEST, Client, by_topic, check, outcome, refusal
+from tools.output import BOOTSTRAP, BootstrapOption, Failure, Format, FormatOption, print_json, print_table, report
 from tools.positions import Kind, Position, parse_position
 
 OFFSET_COMMIT: Final = 8
@@ -135,8 +135,9 @@ def reset(
         coordinator = client.coordinator(group)
         state = _state(coordinator, group)
         if state.group_state not in _NO_MEMBERS:
+            count = len(state.members)
             raise Failure(
-                f"group {group} is {state.group_state} with {len(state.members)} members",
+                f"group {group} is {state.group_state} with {count} member{'s' * (count != 1)}",
                 hint="stop them first: they would go on from where they are",
             )
         committed = _committed(coordinator, group)
@@ -161,13 +162,7 @@ def delete(groups: Names, bootstrap: BootstrapOption = BOOTSTRAP, output: Format
                 DELETE_GROUPS, DeleteGroupsRequest(groups_names=[group]), DeleteGroupsResponse
             )
             results += answer.results
-    if output is Format.JSON:
-        print_json([{"group": r.group_id, "error_code": r.error_code} for r in results])
-    for result in results:
-        if output is Format.TEXT and result.error_code == ErrorCode.NONE:
-            print(f"{result.group_id}: deleted")
-    for result in results:
-        check(result.error_code, None, f"group {result.group_id}")
+    report([(r.group_id, outcome(r.error_code, None, "deleted"), r.error_code) for r in results], output)
 
 
 # --- what the server knows --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The `logstore` command. One module per verb, imported when the verb is called, so that `--help` is quick.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A reader that closes the pipe ends a verb silently.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated. A reader that closes the pipe ends a verb
+silently. A standard stream that is closed counts as /dev/null.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from logstore.errors import LogstoreError
-from tools.output import Failure
+from tools.output import Failure, Terminated
 
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("tools.serve", "Run a broker: Kafka protocol and HTTP over one directory."),
@@ -81,30 +82,58 @@ def command() -> TyperGroup:
 def run(args: Sequence[str]) -> int:
     """Run one command line; the exit code. Everything that can go wrong with it becomes one line on stderr."""
     group = command()
+    code = _outcome(group, args)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes it once more at exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            return code or _fail(str(error.strerror), 1)
+    return code
+
+
+def _outcome(group: TyperGroup, args: Sequence[str]) -> int:
     try:
         with group.make_context("logstore", list(args) or ["--help"]) as context:
             group.invoke(context)
-        sys.stdout.flush()
     except typer.Exit as exit_:
         return exit_.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
+    except Terminated:
+        return 143
     except BrokenPipeError:
-        # Nobody reads stdout any more: that ends the work, and is no failure. Python flushes it once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # Nobody reads stdout any more: that ends the work, and is no failure.
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{what}{error.strerror or error}", 1)
+    except UnicodeEncodeError as error:
+        return _fail(f"{error.object!r} is not UTF-8", 2)
     except (LogstoreError, Failure) as error:
         return _fail(str(error), getattr(error, "exit_code", 1))
     except _UsageError as error:
         known = getattr(error, "ctx", None)
-        path = known.command_path if known is not None else " ".join(["logstore", *(v for v in args[:1] if v in VERBS)])
+        path = known.command_path if known is not None else _command_path(group, args)
         return _fail(f"{_message(error).rstrip('.')} (see `{path} --help`)", 2)
     return 0
 
 
+def _command_path(group: TyperGroup, args: Sequence[str]) -> str:
+    """The words of `args` that name a command: the parser's own errors do not know theirs."""
+    words, commands = ["logstore"], group.commands
+    for arg in args:
+        if arg not in commands:
+            break
+        words.append(arg)
+        verb = typer.main.get_command(import_module(VERBS[arg][0]).app) if commands is group.commands else None
+        commands = verb.commands if isinstance(verb, TyperGroup) else {}
+    return " ".join(words)
+
+
 def _message(error: BaseException) -> str:
     message: str = getattr(error, "format_message", error.__str__)()
-    return message
+    return message.removeprefix("Invalid value: ").replace(": Value error, ", ": ")
 
 
 def _fail(message: str, code: int) -> int:
@@ -114,6 +143,9 @@ def _fail(message: str, code: int) -> int:
 
 def main() -> None:
     """The entry point."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
     if "_LOGSTORE_COMPLETE" in os.environ:
         command().main(prog_name="logstore")
     sys.exit(run(sys.argv[1:]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from logstore.types import Header
-from tools.output import BOOTSTRAP, BootstrapOption, Failure, Format, note, print_json
+from tools.output import BOOTSTRAP, BootstrapOption, Failure, Format, note, print_json, run_async
 from tools.records import NewRecord, Parser, json_parser, line_parser, parse_line
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REQUEST_BYTES_MAX: Final = 100 << 20  # what a broker takes by default; smaller limits are the topic's to refuse
 CHUNK_BYTES: Final = 1 << 18
 ANSWER_S_MAX: Final = 30.0
-STOP_S_MAX: Final = 5.0
+STOP_S_MAX: Final = 2.0
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -78,8 +78,9 @@ def produce(
 ) -> None:
     """Write one record per line of stdin or of files.
 
-    A JSON line may have "key", "value", "headers", "timestamp" (ms) and "partition"; values that are not text are
-    written as JSON. Records before a line that does not parse are written, those behind it are not.
+    A JSON line may have "key", "value" (or "key_base64", "value_base64"), "headers", "timestamp" (ms) and "partition".
+    Values that are not text are written as JSON, no value is a tombstone. Records before a line that does not parse are
+    written, those behind it are not.
 
     \b
     Examples:
@@ -88,7 +89,7 @@ def produce(
         logstore consume orders -o start -e -f json | logstore produce copy -f json
     """
     headers = tuple(_header(text) for text in header or [])
-    fixed_key = None if key is None else key.encode()
+    fixed_key = None if key is None else os.fsencode(key)
     if input_ is Input.JSON:
         if key_delimiter is not None:
             raise typer.BadParameter("--key-delimiter is for lines; a JSON line has its own key")
@@ -98,7 +99,7 @@ def produce(
             raise typer.BadParameter("--key and --key-delimiter exclude each other")
         if key_delimiter == "":
             raise typer.BadParameter("--key-delimiter is empty, write for example -K :")
-        parser = line_parser(fixed_key, key_delimiter.encode() if key_delimiter else None, headers, tombstone)
+        parser = line_parser(fixed_key, os.fsencode(key_delimiter) if key_delimiter else None, headers, tombstone)
     addresses = _ready(bootstrap, topic)
     options = {
         "bootstrap_servers": addresses,
@@ -108,11 +109,11 @@ def produce(
     }
     tally = Tally(topic)
     try:
-        asyncio.run(_send(tally, parser, files or [], partition, options))
+        run_async(_send(tally, parser, files or [], partition, options))
     finally:
         tally.report(output)
     if tally.failed:
-        raise Failure(f"{tally.failed} records were not written: {tally.first_error}")
+        raise Failure(f"{tally.failed} record{'s' * (tally.failed != 1)} not written: {tally.first_error}")
 
 
 class Tally:
@@ -121,7 +122,9 @@ class Tally:
     def __init__(self, topic: str) -> None:
         self.topic = topic
         self.written: dict[int, list[int]] = {}
-        """Partition -> count, first and last offset; the offsets are -1 when nobody waited for them."""
+        """Partition -> count, first and last offset; the offsets are -1 where the server told none."""
+        self.unconfirmed = 0
+        """Sent with acks 0: nobody knows what became of them."""
         self.sent = 0
         self.settled = 0
         self.failed = 0
@@ -136,6 +139,9 @@ class Tally:
             self.first_error = self.first_error or _describe(error)
             return
         answer = future.result()
+        if answer is None:
+            self.unconfirmed += 1
+            return
         offset = -1 if answer.offset is None else answer.offset
         seen = self.written.setdefault(answer.partition, [0, offset, offset])
         seen[0] += 1
@@ -146,7 +152,7 @@ class Tally:
             {"partition": p, "count": count, "first_offset": first, "last_offset": last}
             for p, (count, first, last) in sorted(self.written.items())
         ]
-        count = sum(seen[0] for seen in self.written.values())
+        count = sum(seen[0] for seen in self.written.values()) + self.unconfirmed
         if output is Format.JSON:
             print_json({"topic": self.topic, "count": count, "failed": self.failed, "partitions": partitions})
         else:
@@ -154,6 +160,7 @@ class Tally:
                 f", partition {p}" + (f": {first}-{last}" if first >= 0 else "")
                 for p, (_, first, last) in sorted(self.written.items())
             )
+            where += ", sent without waiting for an answer" * bool(self.unconfirmed)
             note(f"{self.topic}: {count} record{'s' * (count != 1)}{where}")
 
 
@@ -171,15 +178,19 @@ async def _send(
         max_request_size=REQUEST_BYTES_MAX,
         **options,
     )
+    patience_s = ANSWER_S_MAX
     try:
         await producer.start()
         try:
             known = await producer.partitions_for(tally.topic)
             async for where, line in _lines(files):
                 await _send_one(producer, tally, parse_line(parser, line, where), partition, known, where)
+        except asyncio.CancelledError:  # Ctrl-C, SIGTERM: somebody waits
+            patience_s = STOP_S_MAX
+            raise
         finally:
             try:
-                await drain(producer, tally)
+                await drain(producer, tally, patience_s)
             finally:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(producer.stop(), STOP_S_MAX)
@@ -187,19 +198,19 @@ async def _send(
         raise Failure(f"{tally.topic}: {_describe(error)}") from None
 
 
-async def drain(producer: AIOKafkaProducer, tally: Tally) -> None:
+async def drain(producer: AIOKafkaProducer, tally: Tally, patience_s: float) -> None:
     """Wait for the answers that are owed, as long as some keep coming: an idempotent producer would retry for ever."""
     flushing = asyncio.ensure_future(producer.flush())
     while True:
         settled = tally.settled
-        done, _ = await asyncio.wait({flushing}, timeout=ANSWER_S_MAX)
+        done, _ = await asyncio.wait({flushing}, timeout=patience_s)
         if done:
             flushing.result()
             return
         if tally.settled == settled:
             flushing.cancel()
             lost = tally.sent - settled
-            raise Failure(f"{tally.topic}: no answer for {ANSWER_S_MAX:g} s, {lost} records may or may not be written")
+            raise Failure(f"{tally.topic}: no answer for {patience_s:g} s, {lost} records may or may not be written")
 
 
 async def _send_one(
@@ -232,14 +243,23 @@ async def _lines(files: Sequence[Path]) -> AsyncIterator[tuple[str, bytes]]:
         except OSError as error:
             raise Failure(f"cannot read {path}: {error.strerror}") from None
         try:
-            number, rest = 0, b""
+            number, begun = 0, bytearray()
             async for chunk in _chunks(descriptor):
-                *whole, rest = (rest + chunk).split(b"\n")
-                for line in whole:
+                first, *more = chunk.split(b"\n")
+                begun += first
+                if len(begun) > REQUEST_BYTES_MAX:
+                    raise Failure(f"{name} line {number + 1} is longer than {REQUEST_BYTES_MAX} bytes")
+                if not more:
+                    continue
+                *whole, last = more
+                for line in (bytes(begun), *whole):
                     number += 1
                     yield f"{name} line {number}", line
-            if rest:
-                yield f"{name} line {number + 1}", rest
+                begun = bytearray(last)
+            if begun:
+                yield f"{name} line {number + 1}", bytes(begun)
+        except OSError as error:
+            raise Failure(f"cannot read {name}: {error.strerror}") from None
         finally:
             if path is not None:
                 os.close(descriptor)
@@ -278,7 +298,7 @@ def _header(text: str) -> Header:
     name, colon, value = text.partition(":")
     if not colon or not name:
         raise typer.BadParameter(f"--header {text} is not NAME:VALUE, as in -H source:import")
-    return name, value.encode()
+    return name, os.fsencode(value)
 
 
 def _ready(bootstrap: str, topic: str) -> str:
@@ -296,5 +316,10 @@ def _ready(bootstrap: str, topic: str) -> str:
 def _describe(error: BaseException | None) -> str:
     if error is None:
         return "given up"
+    code = getattr(error, "errno", None)
+    if not error.args and isinstance(code, int) and code > 0:  # the server's own refusal
+        from tools.client import outcome
+
+        return outcome(code, None, "")
     text = str(error)
     return text if text and text != "None" else type(error).__name__

@@ -34,6 +34,11 @@ Parser: TypeAlias = Callable[[bytes], NewRecord]
 Formatter: TypeAlias = Callable[[TopicPartition, Record], bytes]
 
 _VERB: Final = re.compile(r"%([tpokvhd%])(?:\{(hex|base64)\})?|\\([nrt0\\])|%(.?)", re.DOTALL)
+# What a line of JSON may have. `topic` and `offset` are what `consume` prints, and are not looked at.
+_FIELDS: Final = {
+    *("key", "key_base64", "value", "value_base64", "headers", "timestamp", "partition"),
+    *("topic", "offset"),
+}
 _ESCAPES: Final[Mapping[str, bytes]] = {"n": b"\n", "r": b"\r", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
 
@@ -55,12 +60,18 @@ def line_parser(key: bytes | None, delimiter: bytes | None, headers: tuple[Heade
 
 
 def json_parser(key: bytes | None, headers: tuple[Header, ...], tombstone: bool) -> Parser:
-    """Each line is an object with `key`, `value`, `headers`, `timestamp` and `partition`, none of them required."""
+    """Each line is an object with `key`, `value`, `headers`, `timestamp` and `partition`, none of them required.
+
+    Another field is refused: a misspelt `value` would be a tombstone.
+    """
 
     def parse(line: bytes) -> NewRecord:
         document = json.loads(line)
         if not isinstance(document, dict):
             raise ValueError("is not a JSON object")
+        unknown = document.keys() - _FIELDS
+        if unknown:
+            raise ValueError(f"has an unknown field {min(unknown)!r}: known are {', '.join(sorted(_FIELDS))}")
         value = _bytes(document, "value")
         own_key = _bytes(document, "key")
         return NewRecord(
@@ -80,7 +91,10 @@ def _bytes(document: Mapping[str, Any], name: str) -> bytes | None:
     if value is None and (encoded := document.get(f"{name}_base64")) is not None:
         if not isinstance(encoded, str):
             raise ValueError(f"has a {name}_base64 that is not text")
-        return base64.b64decode(encoded, validate=True)
+        try:
+            return base64.b64decode(encoded, validate=True)
+        except ValueError:
+            raise ValueError(f"has a {name}_base64 that is not base64") from None
     if value is None or isinstance(value, str):
         return None if value is None else value.encode()
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

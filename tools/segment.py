@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from tools.output import Format, FormatOption, print_json_line
 
 if TYPE_CHECKING:
     from logstore.record.batch import BatchHeader
@@ -24,22 +25,12 @@ if TYPE_CHECKING:
     from logstore.types import Record
 
 app = typer.Typer(
-    name="segment", help="Look at segment files offline, ours or Kafka's, and repair them.", no_args_is_help=True
+    rich_markup_mode=None, add_completion=False, help="Look at segment files offline, ours or Kafka's, and repair them."
 )
 
 _TEXT_MAX: Final = 64
 _PAUSE_SECONDS: Final = 0.02
 _DUMPED: Final = (".log", ".index", ".timeindex")
-
-
-class Format(StrEnum):
-    """How data is printed: for people, or one JSON object a line."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for one object a line.")]
 
 
 @app.command("list")
@@ -54,7 +45,7 @@ def list_segments(
     for log in logs:
         sizes = {suffix: _size(log.with_suffix(suffix)) for suffix in (".log", ".index", ".timeindex", ".txnindex")}
         if output is Format.JSON:
-            _print_json(
+            print_json_line(
                 path=str(log),
                 partition=log.absolute().parent.name,
                 base_offset=int(log.stem),
@@ -76,12 +67,16 @@ def dump(
     for file in files:
         if file.suffix not in _DUMPED:
             raise _usage(f"{file} is none of {', '.join(_DUMPED)}")
+        if not file.exists():
+            raise _usage(f"{file} does not exist")
     failed = False
     for file in files:
         if output is Format.TEXT and len(files) > 1:
             print(f"# {file}")
         try:
             failed |= _dump_log(file, records, output) if file.suffix == ".log" else _dump_index(file, output)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             failed = _complain(f"{file}: {error.strerror}")
     raise typer.Exit(int(failed))
@@ -134,11 +129,7 @@ def repair(
 
     files, logs, failed = OsFiles(), _find_logs(paths), False
     following = next_base_offsets(logs)
-    try:
-        held = ExitStack() if dry_run else lock_data_directories(logs, files)
-    except LogstoreError as error:
-        raise typer.Exit(int(_complain(str(error)))) from None
-    with held:
+    with ExitStack() if dry_run else lock_data_directories(logs, files):
         for log in logs:
             kept: list[str] = []
             try:
@@ -166,7 +157,7 @@ def _print_report(report: VerifyReport) -> None:
     verdict = "ok" if report.ok else "DAMAGED"
     tail = "" if report.tail == "clean" else f", tail {report.tail} {report.tail_bytes} bytes"
     print(
-        f"{verdict:8}{report.path}  offsets {report.base_offset}..{report.next_offset - 1}"
+        f"{verdict:8}{report.path}  {_offsets(report)}"
         f"  {report.batches} batches, {report.records} records, {report.size_bytes} bytes{tail}"
     )
     for damage in report.damages:
@@ -177,8 +168,14 @@ def _print_report(report: VerifyReport) -> None:
         print(f"        note: {note}")
 
 
+def _offsets(report: VerifyReport) -> str:
+    if report.next_offset == report.base_offset:
+        return f"next offset {report.next_offset}"
+    return f"offsets {report.base_offset}..{report.next_offset - 1}"
+
+
 def _print_report_json(report: VerifyReport) -> None:
-    _print_json(
+    print_json_line(
         path=report.path,
         ok=report.ok,
         base_offset=report.base_offset,
@@ -231,7 +228,7 @@ def _lost(loss: Loss) -> str:
 
 
 def _print_repair_json(report: VerifyReport, plan: RepairPlan, kept: list[str], dry_run: bool) -> None:
-    _print_json(
+    print_json_line(
         path=plan.path,
         verdict=_verdict(plan, dry_run),
         refused=plan.refused,
@@ -294,7 +291,7 @@ def _print_batch_json(path: Path, batch: FoundBatch) -> None:
         header = batch.header
         fields |= header._asdict()
         fields |= {"last_offset": header.last_offset, "codec": _codec_name(header), "flags": _flags(header).split()}
-    _print_json(**fields, ok=not batch.problem, problem=batch.problem)
+    print_json_line(**fields, ok=not batch.problem, problem=batch.problem)
 
 
 def _dump_records(path: Path, batch: FoundBatch, header: BatchHeader, output: Format) -> bool:
@@ -307,7 +304,7 @@ def _dump_records(path: Path, batch: FoundBatch, header: BatchHeader, output: Fo
             marker = parse_marker(record.key, record.value) if header.is_control else None
             if output is Format.JSON:
                 more = {"marker": marker.type.name.lower()} if marker else {}
-                _print_json(**_record_json(record), **more)
+                print_json_line(**_record_json(record), **more)
             else:
                 what = (
                     f"{marker.type.name.lower()} marker, coordinator epoch {marker.coordinator_epoch}" if marker else ""
@@ -360,7 +357,7 @@ def _dump_index(path: Path, output: Format) -> bool:
         else:
             fields = {"timestamp_ms": first, "offset": base_offset + second}
         if output is Format.JSON:
-            _print_json(path=str(path), entry=number, **fields)
+            print_json_line(path=str(path), entry=number, **fields)
         else:
             print(f"{number:>8}  " + "  ".join(f"{name} {value}" for name, value in fields.items()))
     if len(used) > count * entry.size:
@@ -428,12 +425,6 @@ def _printable(data: bytes | None) -> str:
         return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}… ({len(data)} bytes)"
     shown = data[: _TEXT_MAX // 2].hex()
     return f"0x{shown}" if len(data) <= _TEXT_MAX // 2 else f"0x{shown}… ({len(data)} bytes)"
-
-
-def _print_json(**fields: object) -> None:
-    import json
-
-    print(json.dumps(fields))
 
 
 def _pause() -> None:

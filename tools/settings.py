@@ -93,8 +93,8 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         if not name.startswith(ENV_PREFIX) or name in _ENV_OF_OTHERS or _ENV_OF_KUBERNETES.fullmatch(name):
             continue
         if name not in by_name and not is_unused(_decode(name)) and not is_security(_decode(name)):
-            near = nearest(name, by_name)
-            hint = f"did you mean {near}?" if near else "see docs/configuration.md for the known names"
+            near = nearest(name.removeprefix(ENV_PREFIX), [known.removeprefix(ENV_PREFIX) for known in by_name])
+            hint = f"did you mean {ENV_PREFIX}{near}?" if near else "see docs/configuration.md for the known names"
             raise InvalidConfig(f"unknown name {name} in the environment", hint=hint)
         layer[by_name.get(name, _decode(name))] = Setting(value, f"{name} in the environment")
     return layer
@@ -194,7 +194,7 @@ def _addresses(layer: Layer, warnings: list[str]) -> Layer:
             )
         layer.setdefault("data.dir", directories)
     controllers = layer.pop("controller.listener.names", Setting("", "")).value.replace(" ", "").split(",")
-    protocols = _pairs(layer.get("listener.security.protocol.map", Setting("", "")).value)
+    protocols = _pairs(layer.pop("listener.security.protocol.map", Setting("", "")).value)
     for kafka_key, key in (("listeners", "kafka"), ("advertised.listeners", "advertise")):
         setting = layer.pop(kafka_key, None)
         if setting is not None:
@@ -296,6 +296,10 @@ def _build(merged: Layer, warnings: list[str]) -> ServeSettings:
     for key, address in (("kafka", kafka), ("http", http)):
         if address is not None and not is_loopback(address[0]):
             _require_consent(key, _own(merged, key), insecure == "true", warnings)
+    if advertise is None and kafka[0] in ("0.0.0.0", "::"):
+        warnings.append(
+            f"clients are told to connect to {kafka[0]}, which only this machine takes for itself: use --advertise"
+        )
     if not _own(merged, "data.dir").value.strip():
         raise InvalidConfig(
             f"data.dir from {_own(merged, 'data.dir').origin} is empty",

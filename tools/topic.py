@@ -34,8 +34,8 @@ from api.kafka.messages.incremental_alter_configs import (
 from api.kafka.messages.metadata import MetadataResponseTopic
 from cluster.error_codes import ErrorCode
 from logstore.types import TopicPartition
-from tools.client import EARLIEST, LATEST, Client, check
-from tools.output import BOOTSTRAP, BootstrapOption, Failure, Format, FormatOption, print_json, print_table
+from tools.client import EARLIEST, LATEST, Client, check, outcome
+from tools.output import BOOTSTRAP, BootstrapOption, Format, FormatOption, print_json, print_table, report
 
 CREATE_TOPICS: Final = 19
 DELETE_TOPICS: Final = 20
@@ -47,6 +47,7 @@ TOPIC_RESOURCE: Final = 2
 SET_OPERATION: Final = 0
 DELETE_OPERATION: Final = 1
 TIMEOUT_MS: Final = 30_000
+DRY_RUN: Final = " (dry run: nothing was changed)"
 
 _SOURCES: Final[Mapping[int, str]] = {1: "topic", 2: "broker", 3: "broker", 4: "broker", 5: "default"}
 
@@ -84,9 +85,9 @@ def create(
     done = []
     for topic in answer.topics:
         exists = topic.error_code == ErrorCode.TOPIC_ALREADY_EXISTS
-        outcome = "exists" if exists and if_not_exists else _outcome(topic.error_code, topic.error_message, "created")
-        done.append((topic.name, outcome, topic.error_code if outcome != "exists" else 0))
-    _report(done, output, dry_run)
+        said = "exists" if exists and if_not_exists else outcome(topic.error_code, topic.error_message, "created")
+        done.append((topic.name, said, 0 if said == "exists" else topic.error_code))
+    report(done, output, DRY_RUN if dry_run else "")
 
 
 @app.command("list")
@@ -169,7 +170,7 @@ def alter(
                 IncrementalAlterConfigsResponse,
             )
             done += [
-                (r.resource_name, _outcome(r.error_code, r.error_message, "altered"), r.error_code)
+                (r.resource_name, outcome(r.error_code, r.error_message, "altered"), r.error_code)
                 for r in altered.responses
             ]
         if partitions is not None and not any(code for _, _, code in done):
@@ -180,10 +181,10 @@ def alter(
                 CreatePartitionsResponse,
             )
             done += [
-                (r.name, _outcome(r.error_code, r.error_message, f"grown to {partitions} partitions"), r.error_code)
+                (r.name, outcome(r.error_code, r.error_message, f"grown to {partitions} partitions"), r.error_code)
                 for r in grown.results
             ]
-    _report(done, output, dry_run)
+    report(done, output, DRY_RUN if dry_run else "")
 
 
 @app.command()
@@ -194,8 +195,8 @@ def delete(names: Names, bootstrap: BootstrapOption = BOOTSTRAP, output: FormatO
     )
     with Client(bootstrap) as client:
         answer = client.call(DELETE_TOPICS, request, DeleteTopicsResponse)
-    _report(
-        [(r.name or "", _outcome(r.error_code, r.error_message, "deleted"), r.error_code) for r in answer.responses],
+    report(
+        [(r.name or "", outcome(r.error_code, r.error_message, "deleted"), r.error_code) for r in answer.responses],
         output,
     )
 
@@ -209,27 +210,6 @@ def key_values(option: str, texts: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"{option} {text} is not KEY=VALUE, as in {option} retention.ms=7d")
         found[key.strip()] = value.strip()
     return found
-
-
-def _outcome(code: int, message: str | None, success: str) -> str:
-    try:
-        check(code, message, "")
-    except Failure as failure:
-        return str(failure).removeprefix(": ")
-    return success
-
-
-def _report(done: Sequence[tuple[str, str, int]], output: Format, dry_run: bool = False) -> None:
-    """One line a topic; the exit code is 1 when one of them failed."""
-    if output is Format.JSON:
-        print_json([{"name": name, "outcome": outcome, "error_code": code} for name, outcome, code in done])
-    else:
-        for name, outcome, code in done:
-            if not code:
-                print(f"{name}: {outcome}" + (" (dry run: nothing was changed)" if dry_run else ""))
-    failed = [f"{name}: {outcome}" for name, outcome, code in done if code]
-    if failed:
-        raise Failure("; ".join(failed))
 
 
 def _head(topic: MetadataResponseTopic) -> dict[str, Any]:

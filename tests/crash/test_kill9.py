@@ -24,7 +24,7 @@ from tools.demo.server import ServerProcess
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 
-SEED = int(os.environ.get("LOGSTORE_TEST_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
+SEED = int(os.environ.get("LOGSTORE_TEST_SEED", "20261121"))
 ROUNDS = 10
 PARTITIONS = 3
 UPTIME_S = (0.02, 0.6)

@@ -1,15 +1,24 @@
 """The verbs against a running server (fixture `server`)."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
+from fcntl import ioctl
 from pathlib import Path
+from signal import SIGINT, SIGTERM
+from termios import FIONREAD
+from time import sleep
 from typing import NamedTuple
 
 import pytest
 
+from tools import produce
 from tools.main import run
+from tools.produce import CHUNK_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -134,23 +143,86 @@ def test_a_group_reads_on_where_it_stopped_and_can_be_reset(cli):
     assert "group cli does not exist" in cli("group", "describe", "cli").err
 
 
-def test_a_group_with_a_member_is_left_alone(cli, server):
-    ok(cli("topic", "create", "cli-busy"))
-    command = [sys.executable, "-m", "tools", "consume", "cli-busy", "-g", "busy", "-b", server.kafka]
+@pytest.mark.parametrize(("signal", "code"), [(SIGINT, 130), (SIGTERM, 143)])
+def test_a_group_with_a_member_is_left_alone_and_a_stopped_member_leaves(cli, server, signal, code):
+    topic, group = f"cli-busy-{code}", f"busy-{code}"
+    ok(cli("topic", "create", topic))
+    command = [sys.executable, "-m", "tools", "consume", topic, "-g", group, "-b", server.kafka]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as member:
         try:
-            ok(cli("produce", "cli-busy", stdin="hello"))
+            ok(cli("produce", topic, stdin="hello"))
             assert member.stdout.readline() == "hello\n"
-            refused = cli("group", "reset", "busy", "--to", "start")
+            refused = cli("group", "reset", group, "--to", "start")
             assert refused.code == 1
-            assert "with 1 members (stop them first" in refused.err
-            (group,) = json.loads(ok(cli("group", "describe", "busy", "--format", "json")))
-            assert group["state"] == "Stable"
-            assert group["partitions"][0]["client_id"] == "logstore-consume"
-            assert cli("group", "delete", "busy").code == 1
+            assert "with 1 member (stop them first" in refused.err
+            (described,) = json.loads(ok(cli("group", "describe", group, "--format", "json")))
+            assert described["state"] == "Stable"
+            assert described["partitions"][0]["client_id"] == "logstore-consume"
+            kept = cli("group", "delete", group, "--format", "json")
+            assert json.loads(kept.out) == [
+                {"name": group, "outcome": "has members (stop them first)", "error_code": 68}
+            ]
+            assert (kept.code, kept.err) == (1, f"error: {group}: has members (stop them first)\n")
         finally:
-            member.send_signal(2)
-        assert member.wait(timeout=20) == 130
+            member.send_signal(signal)
+        assert member.wait(timeout=20) == code
+        assert member.stderr.read() == ""
+    (described,) = json.loads(ok(cli("group", "describe", group, "--format", "json")))
+    assert (described["state"], described["lag"]) == ("Empty", 0), "what was printed is committed"
+
+
+def test_what_was_sent_without_waiting_is_counted(cli):
+    ok(cli("topic", "create", "cli-acks"))
+    done = cli("produce", "cli-acks", "--acks", "0", stdin="a\nb\n")
+    assert ok(done) == ""
+    assert done.err == "cli-acks: 2 records, sent without waiting for an answer\n"
+    assert ok(cli("consume", "cli-acks", "-n", "2")) == "a\nb\n"
+    summary = json.loads(ok(cli("produce", "cli-acks", "--acks", "0", "--format", "json", stdin="c")))
+    assert summary == {"topic": "cli-acks", "count": 1, "failed": 0, "partitions": []}
+
+
+def test_lines_of_any_length(cli, monkeypatch, tmp_path):
+    ok(cli("topic", "create", "cli-long", "-c", "max.message.bytes=2MiB"))
+    lines = ["a" * n for n in (1, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 1, 0, 5)]
+    ok(cli("produce", "cli-long", stdin="\n".join(lines)))
+    assert ok(cli("consume", "cli-long", "-e")).splitlines() == lines
+    refused = cli("produce", "cli-long", stdin="b" * (3 << 20))
+    assert refused.code == 1
+    assert "error: 1 record not written: message too large (max.message.bytes of the topic is the bound)" in refused.err
+    monkeypatch.setattr(produce, "REQUEST_BYTES_MAX", 4 << 20)
+    refused = cli("produce", "cli-long", stdin="x\n" + "b" * (5 << 20))
+    assert refused.code == 1
+    assert "stdin line 2 is longer than 4194304 bytes" in refused.err
+    unreadable = cli("produce", "cli-long", str(tmp_path))
+    assert unreadable.code == 1
+    assert f"error: cannot read {tmp_path}: Is a directory" in unreadable.err
+
+
+def test_bytes_of_the_command_line_are_bytes_of_the_record(cli):
+    ok(cli("topic", "create", "cli-raw"))
+    ok(cli("produce", "cli-raw", "-k", os.fsdecode(b"\xff"), "-H", os.fsdecode(b"h:\xfe"), stdin="v"))
+    assert ok(cli("consume", "cli-raw", "-e", "-f", "%k{hex} %v\\n")) == "ff v\n"
+    wrong = cli("topic", "create", os.fsdecode(b"\xff"))
+    assert (wrong.code, wrong.err) == (2, "error: '\\udcff' is not UTF-8\n")
+
+
+def test_a_producer_whose_server_is_gone_ends_soon_after_sigterm(server_factory):
+    server = server_factory("gone")
+    assert run(["topic", "create", "cli-gone", "-b", server.kafka]) == 0
+    command = [sys.executable, "-m", "tools", "produce", "cli-gone", "-b", server.kafka]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as producer:
+        producer.stdin.write("one\n")
+        producer.stdin.flush()
+        assert run(["consume", "cli-gone", "-n", "1", "-b", server.kafka]) == 0
+        server.kill()
+        producer.stdin.write("two\n")
+        producer.stdin.flush()
+        while array("i", ioctl(producer.stdin, FIONREAD, bytes(4)))[0]:
+            sleep(0.01)
+        producer.send_signal(SIGTERM)
+        assert producer.wait(timeout=25) == 1, "sooner than an answer is waited for otherwise"
+        # The first may be read before its answer is sent: readable is what is written, acknowledged what is fsynced.
+        assert re.search("error: cli-gone: no answer for 2 s, [12] records may or may not", producer.stderr.read())
 
 
 def test_a_pipe_is_read_as_it_comes(cli, server):

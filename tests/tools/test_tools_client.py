@@ -174,7 +174,7 @@ def test_list_and_describe(broker, capsys):
     assert described["configs"]["segment.bytes"] == {"value": "1024", "source": "default"}
     assert [(p["log_start_offset"], p["log_end_offset"]) for p in described["partition_list"]] == [(START, END)] * 2
     assert run(["topic", "describe", "nope", "-b", broker.kafka]) == 1
-    assert "topic nope: unknown topic or partition (`logstore topic list`" in capsys.readouterr().err
+    assert "topic nope does not exist (`logstore topic list`" in capsys.readouterr().err
 
 
 def test_alter_and_delete(broker, capsys):
@@ -291,7 +291,7 @@ def test_a_group_with_members_is_not_reset(broker, capsys):
         groups=[DescribedGroup(0, None, "billing", "Stable", "consumer", "range", [DescribedGroupMember("m")])]
     )
     assert run(["group", "reset", "billing", "--to", "start", "-b", broker.kafka]) == 1
-    assert "group billing is Stable with 1 members (stop them first" in capsys.readouterr().err
+    assert "group billing is Stable with 1 member (stop them first" in capsys.readouterr().err
     assert 8 not in {key for key, _, _ in broker.asked}
 
 
@@ -301,7 +301,7 @@ def test_a_group_with_members_is_not_reset(broker, capsys):
 def test_produce_and_consume_name_a_topic_that_is_not_there(broker, capsys):
     for verb in ("produce", "consume"):
         assert run([verb, "nope", "-b", broker.kafka]) == 1
-        assert "topic nope: unknown topic or partition" in capsys.readouterr().err
+        assert "topic nope does not exist" in capsys.readouterr().err
     assert run(["consume", "orders", "-p", "7", "-b", broker.kafka]) == 1
     assert "orders has no partition 7 (it has 2, from 0 on)" in capsys.readouterr().err
 

@@ -20,8 +20,19 @@ ROOT = Path(__file__).resolve().parents[2]
         (["topic", "create"], 2, "error: Missing argument 'NAME' (see `logstore topic create --help`)\n"),
         (["topic", "create", "a", "-p", "many"], 2, "'-p'"),
         (["topic", "create", "a", "-c", "b"], 2, "--config b is not KEY=VALUE"),
-        (["topic", "alter", "a"], 2, "nothing to alter"),
-        (["topic", "list", "--format", "xml"], 2, "--format"),
+        (
+            ["topic", "alter", "a"],
+            2,
+            "error: nothing to alter: give --set, --delete or --partitions (see `logstore topic",
+        ),
+        (
+            ["topic", "list", "--format", "xml"],
+            2,
+            "(env var: 'LOGSTORE_FORMAT'): 'xml' is not one of 'text', 'json' (see",
+        ),
+        (["topic", "alter", "a", "--set"], 2, "requires an argument (see `logstore topic alter --help`)\n"),
+        (["consume", "-o"], 2, "requires an argument (see `logstore consume --help`)\n"),
+        (["segment"], 2, "error: Missing command (see `logstore segment --help`)\n"),
         (["group", "reset", "g"], 2, "--to"),
         (["group", "reset", "g", "--to", "now"], 2, "--to now is not start"),
         (["consume"], 2, "TOPIC"),
@@ -34,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
         (["serve", "--set", "num.partitons=1"], 2, "error: unknown option num.partitons from --set (did you mean num."),
         (["serve", "--kafka", ":9092"], 2, "add --insecure"),
         (["topic", "list", "-b", "127.0.0.1:1"], 1, "(is `logstore serve` running? tried 127.0.0.1:1)\n"),
-        (["topic", "list", "-b", "nowhere"], 1, "--bootstrap=nowhere is not HOST:PORT"),
+        (["topic", "list", "-b", "nowhere"], 2, "--bootstrap=nowhere is not HOST:PORT"),
         (["produce", "t", "-b", "127.0.0.1:1"], 1, "is `logstore serve` running?"),
     ],
 )
@@ -77,6 +88,21 @@ def test_a_closed_pipe_is_silent():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "stderr"),
+    [
+        (">/dev/full", 1, "error: No space left on device\n"),
+        (">&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        ("<&-", 0, ""),
+    ],
+)
+def test_streams_that_are_full_or_closed(redirected, code, stderr):
+    command = f'"{sys.executable}" -m tools --help {redirected}'
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert (done.returncode, done.stderr) == (code, stderr)
 
 
 def test_interrupted_is_130(monkeypatch, capsys):

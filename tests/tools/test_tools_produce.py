@@ -3,7 +3,6 @@ from typing import NamedTuple
 
 import pytest
 
-from tools import produce
 from tools.output import Failure, Format
 from tools.produce import Tally, drain
 
@@ -37,14 +36,13 @@ def answered(result: Answer | Exception) -> asyncio.Future[Answer]:
     return future
 
 
-async def test_slow_answers_are_waited_for_and_missing_ones_are_not(monkeypatch):
-    monkeypatch.setattr(produce, "ANSWER_S_MAX", 0.1)
+async def test_slow_answers_are_waited_for_and_missing_ones_are_not():
     tally = Tally("t")
-    await drain(FakeProducer(tally, 10, 0), tally)
+    await drain(FakeProducer(tally, 10, 0), tally, 0.1)
     assert tally.written == {0: [10, 0, 9]}
     tally = Tally("t")
     with pytest.raises(Failure, match=r"no answer for 0\.1 s, 2 records may or may not be written"):
-        await drain(FakeProducer(tally, 5, 2), tally)
+        await drain(FakeProducer(tally, 5, 2), tally, 0.1)
     assert tally.written == {0: [3, 0, 2]}
 
 

@@ -97,7 +97,11 @@ def test_what_the_command_line_adds_to_a_json_line():
         (b'{"partition": -1}', "has a partition that is not a whole number"),
         (b'{"partition": true}', "has a partition that is not a whole number"),
         (b'{"timestamp": "now"}', "has a timestamp that is not a whole number"),
-        (b'{"value_base64": "?"}', "in.jsonl line 3 "),
+        (b'{"value_base64": "?"}', "in.jsonl line 3 has a value_base64 that is not base64"),
+        (
+            b'{"key": "k", "valeu": 1}',
+            "in.jsonl line 3 has an unknown field 'valeu': known are headers, key, key_base64",
+        ),
         (b'{"value_base64": 1}', "has a value_base64 that is not text"),
         (b"[" * 100_000, "in.jsonl line 3 "),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ from logstore.record.batch import stamp_offset
 from logstore.record.control import EndMarker, MarkerType, encode_marker_batch
 from logstore.record.records import encode_batch
 from logstore.segment import offset_index, time_index
+from tools import main
 from tools.segment import app
+
+ROOT = Path(__file__).resolve().parents[2]
+UNBUFFERED = os.environ | {"PYTHONUNBUFFERED": "1"}
 
 
 def run(*args: object) -> Result:
@@ -181,16 +186,17 @@ def test_a_repair_as_json(log: Path):
     assert line["kept"][0] == f"{log}.damaged-1"
 
 
-def test_a_repair_is_refused_while_the_directory_is_in_use(log: Path):
+def test_a_repair_is_refused_while_the_directory_is_in_use(log: Path, capsys: pytest.CaptureFixture[str]):
     damage(log)
     before = log.read_bytes()
     lock = OsFiles().lock(str(log.parent.parent / ".lock"))
     try:
         for path in (log, log.parent, log.parent.parent):
-            result = run("repair", path)
-            assert result.exit_code == 1
-            assert "in use by process" in result.stderr
-            assert not result.stdout
+            assert main.run(["segment", "repair", str(path)]) == 1
+            out, err = capsys.readouterr()
+            assert not out
+            assert err.startswith("error: ")
+            assert "in use by process" in err
         assert run("repair", "--dry-run", log).exit_code == 1
         assert log.read_bytes() == before
     finally:
@@ -257,10 +263,31 @@ def test_wrong_usage_exits_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ar
     assert not result.stdout
 
 
-def test_a_missing_file_to_dump_exits_1(tmp_path: Path):
+def test_a_missing_file_to_dump_is_wrong_usage(tmp_path: Path):
     result = run("dump", tmp_path / f"{0:020}.log")
-    assert result.exit_code == 1
-    assert "No such file" in result.stderr
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr
+    assert not result.stdout
+
+
+def test_a_reader_that_closes_the_pipe_ends_a_dump_silently(log: Path):
+    command = [sys.executable, "-m", "tools", "segment", "dump", str(log)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=UNBUFFERED) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_the_format_comes_from_the_environment_too(log: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOGSTORE_FORMAT", "json")
+    assert json_lines(run("list", log))[0]["base_offset"] == 5
+
+
+def test_an_empty_segment_has_no_range_of_offsets(log: Path):
+    log.write_bytes(b"")
+    for index in (".index", ".timeindex"):
+        log.with_suffix(index).unlink()
+    assert f"{log}  next offset 5  0 batches" in run("verify", log).stdout
 
 
 def test_importing_the_command_loads_no_codec_nor_log():

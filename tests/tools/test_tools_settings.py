@@ -154,6 +154,7 @@ def test_the_environment_of_others_is_left_alone():
             {"LOGSTORE_NUM_PARTITON": "1"},
             "unknown name LOGSTORE_NUM_PARTITON in the environment (did you mean LOGST",
         ),
+        ([], {"LOGSTORE_WORKERS": "2"}, "unknown name LOGSTORE_WORKERS in the environment (see docs/configuration.md"),
         ([], {"LOGSTORE_NODE_ID": "-1"}, "node.id=-1 is out of bounds, from LOGSTORE_NODE_ID in the environment (betw"),
     ],
 )
@@ -233,9 +234,15 @@ def test_our_own_keys_win_over_kafka_s_in_the_same_place(tmp_path):
 def test_other_machines_are_let_in_only_when_told_so(key, address):
     with pytest.raises(InvalidConfig, match=r"open to other machines.*add --insecure"):
         gather({key: address}, [], {})
-    found = gather({key: address}, [], {"LOGSTORE_INSECURE": "true"})
+    found = gather({key: address, "advertise": "broker.example.com:9092"}, [], {"LOGSTORE_INSECURE": "true"})
     assert len(found.warnings) == 1
     assert getattr(found.serve, key)[1] == 9092
+
+
+@pytest.mark.parametrize(("address", "told"), [(":9092", "0.0.0.0"), ("[::]:9092", "::")])
+def test_an_address_that_no_client_can_use_is_warned_of(address, told):
+    found = gather({"kafka": address}, [], {"LOGSTORE_INSECURE": "true"})
+    assert f"clients are told to connect to {told}" in found.warnings[1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
