@@ -236,7 +236,7 @@ async def test_header_names_that_are_no_utf8_are_shown_with_marks(house) -> None
 
 async def test_an_offset_outside_the_log_is_told_with_its_bounds(house) -> None:
     await house.produce("t", [{"value": n} for n in range(5)])
-    house.node.delete_records(house.node.topic("t").partition_ids[0], 2)
+    await house.node.delete_records({house.node.topic("t").partition_ids[0]: 2})
     for offset in (1, 6, 2**63 - 1):
         assert "2..5" in told(await get(house, offset=offset), 416, 41601)
 

@@ -34,7 +34,7 @@ async def test_topics_partitions_and_offsets(house) -> None:
     await house.node.create_topic("b", 2, {"retention.ms": "1d"})
     await house.node.create_topic("a", 1)
     await house.produce("b", [{"value": n} for n in range(3)], where="/partitions/1")
-    house.node.delete_records(house.node.topic("b").partition_ids[1], 1)
+    await house.node.delete_records({house.node.topic("b").partition_ids[1]: 1})
     assert (await house.client.get("/topics")).json() == ["a", "b"]
     replicas = [{"broker": 1, "leader": True, "in_sync": True}]
     partitions = [{"partition": n, "leader": 1, "replicas": replicas} for n in range(2)]
@@ -152,7 +152,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 async def test_metrics_count_what_happened(house) -> None:
     await house.node.create_topic("t", 2)
     await house.produce("t", [{"value": n} for n in range(5)], where="/partitions/1")
-    house.node.delete_records(house.node.topic("t").partition_ids[1], 2)
+    await house.node.delete_records({house.node.topic("t").partition_ids[1]: 2})
     await house.read("t", 1, offset=3)
     await house.client.post("/topics/t", content=b"{", headers={"content-type": "application/json"})
     await house.client.get("/topics/t")

@@ -167,7 +167,7 @@ async def test_silence_is_broken_by_comments(house) -> None:
 
 async def test_what_was_removed_before_it_was_read_is_a_gap(house) -> None:
     await house.produce("t", [{"value": n} for n in range(5)])
-    house.node.delete_records(house.node.topic("t").partition_ids[0], 3)
+    await house.node.delete_records({house.node.topic("t").partition_ids[0]: 3})
     async with tail(house, last_event_id="0:0") as stream:
         event = await stream.event()
         assert (event["event"], event["id"]) == ("gap", "0:2")
