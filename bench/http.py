@@ -37,7 +37,7 @@ def serve(pipe: Pipe, kind: str, directory: str) -> None:
     uvloop.run(main())
 
 
-def _broker(directory: str):  # type: ignore[no-untyped-def]
+def _broker(directory: str):
     from api.broker import Broker
     from cluster.config import BrokerConfig, ServeSettings
 
@@ -50,7 +50,7 @@ def _broker(directory: str):  # type: ignore[no-untyped-def]
     return start, broker.stop
 
 
-def _bare(_: str):  # type: ignore[no-untyped-def]
+def _bare(_: str):
     from api.http.asgi import read_body, respond
     from api.http.formats import Format, parse_body
     from api.http.lifecycle import Lifecycle
@@ -58,7 +58,7 @@ def _bare(_: str):  # type: ignore[no-untyped-def]
     from api.http.server import HttpServer
     from api.kafka.server import bind
 
-    async def app(scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    async def app(scope, receive, send) -> None:
         records = parse_body(await read_body(scope, receive, bytes_max=16 << 20, wait_s=60), Format.JSON)
         answer = ProduceAnswer([OutOffset(0, n) for n in range(len(records))])
         await respond(send, 200, msgspec.json.encode(answer))
